@@ -1,0 +1,34 @@
+//! Overcoat: read-only layers below, an in-memory upper above, one sparse file for the data.
+//!
+//! Imports point down only (`tests/layering.rs` checks it):
+//!
+//! ```text
+//! cli → fuse, control → overlay → upper, layer → filestore / journal → sys
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`errno`], [`attr`], [`config`] | vocabulary: leaves that everything may use |
+//! | [`sys`] | system calls; the only place with `unsafe` |
+//! | [`filestore`] | one sparse host file: blocks, extents, holes, usage; knows no inode |
+//! | [`journal`] | the record codec and the log that lives in the filestore |
+//! | [`layer`] | read-only lower directories and how a stack of them merges; knows no upper |
+//! | [`upper`] | the in-memory tree, a state machine driven by journal records; knows no layer |
+//! | [`overlay`] | merge semantics: every file system operation on the merged view |
+//! | [`control`] | what looks inside: usage, check, diff |
+//! | [`fuse`] | the wire: kernel structs, decode, encode, mount, transports |
+//!
+//! Lock order (outer first): overlay per-file I/O lock → overlay state → filestore allocator.
+//! The filestore's I/O gate is taken last and never held while another lock is acquired.
+
+pub mod attr;
+pub mod config;
+pub mod control;
+pub mod errno;
+pub mod filestore;
+pub mod fuse;
+pub mod journal;
+pub mod layer;
+pub mod overlay;
+pub mod sys;
+pub mod upper;
