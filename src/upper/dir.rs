@@ -1,0 +1,223 @@
+//! A directory of the upper: entries by name in O(1), and in a stable order for readdir.
+//!
+//! Entries lie in a vector in the order in which they came; each carries a cookie that only grows,
+//! so that a reader which stopped at a cookie finds its place again whatever came or went in
+//! between, also after the vector was compacted.
+
+use crate::attr::{InodeNo, LowerPath};
+use hashbrown::HashTable;
+use rustc_hash::FxHasher;
+use std::hash::Hasher;
+
+/// What the upper says of a name. A name it says nothing of is as the lowers have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dentry {
+    /// `covers`: a lower has this name too, so removing the entry must leave a whiteout.
+    Inode {
+        ino: InodeNo,
+        covers: bool,
+    },
+    Whiteout,
+}
+
+/// 32 bytes and the name's own.
+#[derive(Debug)]
+struct Slot {
+    /// `None`: vacant, until the next compaction.
+    name: Option<Box<[u8]>>,
+    /// 0 is a whiteout.
+    ino: u64,
+    /// Cookie << 1 | covers.
+    cookie: u64,
+}
+
+impl Slot {
+    fn dentry(&self) -> Dentry {
+        match self.ino {
+            0 => Dentry::Whiteout,
+            ino => Dentry::Inode { ino: InodeNo(ino), covers: self.cookie & 1 == 1 },
+        }
+    }
+}
+
+/// The upper part of a directory, and the lower directories merged beneath it.
+#[derive(Debug, Default)]
+pub struct Dir {
+    table: HashTable<u32>,
+    slots: Vec<Slot>,
+    next_cookie: u64,
+    whiteouts: u32,
+    live: u32,
+    /// Entries that are directories; the tree keeps it.
+    pub(super) subdirs: u32,
+    /// Topmost first; set when a merged directory becomes one of the upper.
+    pub(super) lowers: Vec<LowerPath>,
+}
+
+fn hash(name: &[u8]) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(name);
+    // FxHash leaves its entropy in the high bits; the table takes its tag from the top 7 and its
+    // index from the bottom ones.
+    hasher.finish().rotate_left(26)
+}
+
+impl Dir {
+    pub fn get(&self, name: &[u8]) -> Option<Dentry> {
+        let slots = &self.slots;
+        let found =
+            self.table.find(hash(name), |i| slots[*i as usize].name.as_deref() == Some(name))?;
+        Some(slots[*found as usize].dentry())
+    }
+
+    /// Sets the entry, and returns what it replaces. A replaced entry keeps its place in the order
+    /// unless it was a whiteout.
+    pub fn set(&mut self, name: &[u8], dentry: Dentry) -> Option<Dentry> {
+        let old = self.get(name);
+        if matches!(
+            (old, dentry),
+            (Some(Dentry::Inode { .. }), Dentry::Inode { .. })
+                | (Some(Dentry::Whiteout), Dentry::Whiteout)
+        ) {
+            let slots = &mut self.slots;
+            let found =
+                self.table.find(hash(name), |i| slots[*i as usize].name.as_deref() == Some(name));
+            if let Some(i) = found.copied() {
+                fill(&mut slots[i as usize], dentry);
+            }
+            return old;
+        }
+        if old.is_some() {
+            self.remove(name);
+        }
+        self.push(name, dentry);
+        old
+    }
+
+    fn push(&mut self, name: &[u8], dentry: Dentry) {
+        let index = self.slots.len() as u32;
+        let mut slot = Slot { name: Some(name.into()), ino: 0, cookie: self.next_cookie << 1 };
+        self.next_cookie += 1;
+        fill(&mut slot, dentry);
+        self.slots.push(slot);
+        let slots = &self.slots;
+        self.table.insert_unique(hash(name), index, |i| {
+            slots[*i as usize].name.as_deref().map_or(0, hash)
+        });
+        match dentry {
+            Dentry::Whiteout => self.whiteouts += 1,
+            Dentry::Inode { .. } => self.live += 1,
+        }
+    }
+
+    /// Removes the entry, and returns it.
+    pub fn remove(&mut self, name: &[u8]) -> Option<Dentry> {
+        let slots = &self.slots;
+        let entry = self
+            .table
+            .find_entry(hash(name), |i| slots[*i as usize].name.as_deref() == Some(name))
+            .ok()?;
+        let (index, _) = entry.remove();
+        let slot = &mut self.slots[index as usize];
+        let old = slot.dentry();
+        slot.name = None;
+        match old {
+            Dentry::Whiteout => self.whiteouts -= 1,
+            Dentry::Inode { .. } => self.live -= 1,
+        }
+        if self.slots.len() > 2 * self.table.len() + 16 {
+            self.compact();
+        }
+        Some(old)
+    }
+
+    /// Drops vacant slots; order and cookies stay.
+    fn compact(&mut self) {
+        self.slots.retain(|slot| slot.name.is_some());
+        self.slots.shrink_to(self.slots.len() + self.slots.len() / 4);
+        let slots = &self.slots;
+        let name_hash = |i: &u32| slots[*i as usize].name.as_deref().map_or(0, hash);
+        self.table.clear();
+        self.table.shrink_to(slots.len(), name_hash);
+        for i in 0..slots.len() as u32 {
+            self.table.insert_unique(name_hash(&i), i, name_hash);
+        }
+    }
+
+    /// Entries from cookie `from` on, in order, each with its cookie.
+    pub fn entries_from(&self, from: u64) -> impl Iterator<Item = (u64, &[u8], Dentry)> {
+        let start = self.slots.partition_point(|slot| slot.cookie >> 1 < from);
+        self.slots[start..]
+            .iter()
+            .filter_map(|slot| Some((slot.cookie >> 1, slot.name.as_deref()?, slot.dentry())))
+    }
+
+    /// Names of this directory that are present in the upper.
+    pub fn live(&self) -> usize {
+        self.live as usize
+    }
+
+    pub fn whiteouts(&self) -> usize {
+        self.whiteouts as usize
+    }
+
+    /// The merged lower directories, topmost first; empty for one that hides what lies below.
+    pub fn lowers(&self) -> &[LowerPath] {
+        &self.lowers
+    }
+}
+
+fn fill(slot: &mut Slot, dentry: Dentry) {
+    match dentry {
+        Dentry::Whiteout => slot.ino = 0,
+        Dentry::Inode { ino, covers } => {
+            slot.ino = ino.0;
+            slot.cookie = slot.cookie & !1 | u64::from(covers);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inode(n: u64) -> Dentry {
+        Dentry::Inode { ino: InodeNo(n), covers: n.is_multiple_of(2) }
+    }
+
+    #[test]
+    fn a_reader_keeps_its_place_while_entries_come_and_go() {
+        let mut dir = Dir::default();
+        let name = |i: u64| format!("f{i}").into_bytes();
+        (1..=1000).for_each(|i| {
+            dir.set(&name(i), inode(i));
+        });
+        let first: Vec<_> =
+            dir.entries_from(0).take(500).map(|(c, n, _)| (c, n.to_vec())).collect();
+        let next = first.last().map(|(c, _)| c + 1).expect("entries");
+        // Remove almost all (which compacts), add others.
+        (1..=990).for_each(|i| {
+            dir.remove(&name(i));
+        });
+        (2000..2010).for_each(|i| {
+            dir.set(&name(i), inode(i));
+        });
+        let rest: Vec<_> = dir.entries_from(next).map(|(_, n, _)| n.to_vec()).collect();
+        let want: Vec<_> = (991..=1000).chain(2000..2010).map(name).collect();
+        assert_eq!(rest, want);
+        assert_eq!(dir.live(), 20);
+    }
+
+    #[test]
+    fn counts_follow_replacement() {
+        let mut dir = Dir::default();
+        assert_eq!(dir.set(b"a", Dentry::Whiteout), None);
+        assert_eq!(dir.set(b"a", inode(2)), Some(Dentry::Whiteout));
+        assert_eq!((dir.live(), dir.whiteouts()), (1, 0));
+        assert_eq!(dir.set(b"a", inode(4)), Some(inode(2)));
+        assert_eq!(dir.set(b"a", Dentry::Whiteout), Some(inode(4)));
+        assert_eq!((dir.live(), dir.whiteouts()), (0, 1));
+        assert_eq!(dir.remove(b"a"), Some(Dentry::Whiteout));
+        assert_eq!(dir.get(b"a"), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! One inode of the upper.
+
+use super::dir::Dir;
+use super::extent_map::ExtentMap;
+use crate::attr::{Attr, FileType, InodeNo, LowerPath};
+use crate::journal::record::InodeImage;
+use std::collections::BTreeMap;
+
+/// The lower file that a file's unmapped blocks read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub at: LowerPath,
+    /// Bytes of it that are valid: shrinks with truncation and never grows.
+    pub len: u64,
+}
+
+/// Name to value, sorted.
+pub type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+#[derive(Debug)]
+pub struct Inode {
+    pub(super) image: InodeImage,
+    pub(super) xattrs: Option<Box<Xattrs>>,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug)]
+pub enum Kind {
+    File { map: ExtentMap, origin: Option<Box<Origin>> },
+    Dir(Box<Dir>),
+    Symlink(Box<[u8]>),
+    Special,
+}
+
+impl Inode {
+    pub(super) fn new(image: InodeImage) -> Inode {
+        let kind = match FileType::from_mode(image.mode) {
+            Some(FileType::Regular) => Kind::File { map: ExtentMap::default(), origin: None },
+            Some(FileType::Directory) => Kind::Dir(Box::default()),
+            Some(FileType::Symlink) => Kind::Symlink(Box::default()),
+            _ => Kind::Special,
+        };
+        Inode { image, xattrs: None, kind }
+    }
+
+    pub fn image(&self) -> &InodeImage {
+        &self.image
+    }
+
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    pub fn dir(&self) -> Option<&Dir> {
+        match &self.kind {
+            Kind::Dir(dir) => Some(dir),
+            _ => None,
+        }
+    }
+
+    pub fn is_dir(&self) -> bool {
+        matches!(self.kind, Kind::Dir(_))
+    }
+
+    /// The extent map and the origin of a regular file.
+    pub fn file(&self) -> Option<(&ExtentMap, Option<&Origin>)> {
+        match &self.kind {
+            Kind::File { map, origin } => Some((map, origin.as_deref())),
+            _ => None,
+        }
+    }
+
+    pub fn xattr(&self, name: &[u8]) -> Option<&[u8]> {
+        self.xattrs.as_ref()?.get(name).map(|value| &**value)
+    }
+
+    pub fn xattrs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.xattrs.iter().flat_map(|map| map.iter().map(|(n, v)| (&**n, &**v)))
+    }
+
+    /// What `stat` shows. `origin_blocks`: 512-byte units that the lower origin takes on its host.
+    pub fn attr(&self, ino: InodeNo, origin_blocks: u64) -> Attr {
+        let i = &self.image;
+        let (nlink, blocks) = match &self.kind {
+            Kind::Dir(dir) if i.nlink > 0 && dir.lowers.is_empty() => (2 + dir.subdirs, 0),
+            Kind::Dir(_) => (i.nlink.min(1), 0),
+            Kind::File { map, origin } => {
+                let below = if origin.is_some() { origin_blocks } else { 0 };
+                let most = i.size.div_ceil(4096) * 8;
+                let own = map.data_blocks() * 8;
+                (i.nlink, own.max(most.min(own + below)))
+            }
+            _ => (i.nlink, 0),
+        };
+        Attr {
+            ino,
+            size: i.size,
+            blocks,
+            mode: i.mode,
+            nlink,
+            uid: i.uid,
+            gid: i.gid,
+            rdev: i.rdev,
+            atime: i.atime,
+            mtime: i.mtime,
+            ctime: i.ctime,
+            btime: i.btime,
+        }
+    }
+}

@@ -1,0 +1,121 @@
+use super::*;
+use crate::attr::{LayerId, Time};
+use crate::journal::record::decode_all;
+
+fn image(mode: u32, nlink: u32) -> InodeImage {
+    let t = Time { sec: 5, nsec: 6 };
+    InodeImage {
+        mode,
+        uid: 0,
+        gid: 0,
+        nlink,
+        rdev: 0,
+        size: 0,
+        atime: t,
+        mtime: t,
+        ctime: t,
+        btime: t,
+    }
+}
+
+fn sample() -> Tree {
+    let (root, d, f) = (InodeNo::ROOT, InodeNo(2), InodeNo(3));
+    let layer = LayerId(1);
+    let mut tree = Tree::default();
+    let records = [
+        Record::Inode { ino: root, image: image(0o040755, 1) },
+        Record::Origin { ino: root, layer, len: 0, path: b"" },
+        Record::Inode { ino: d, image: image(0o040755, 1) },
+        Record::Link { parent: root, ino: d, covers: false, name: b"d" },
+        Record::Inode { ino: f, image: image(0o100644, 1) },
+        Record::Origin { ino: f, layer, len: 100_000, path: b"usr/f" },
+        Record::Size { ino: f, size: 100_000, origin_len: 100_000 },
+        Record::Map { ino: f, at: 3, block: 10, len: 4 },
+        Record::Hole { ino: f, at: 9, len: 2 },
+        Record::Link { parent: d, ino: f, covers: false, name: b"f" },
+        Record::SetXattr { ino: f, name: b"user.x", value: b"v" },
+        Record::Whiteout { parent: root, name: b"gone" },
+    ];
+    let mut freed = Vec::new();
+    for r in &records {
+        tree.apply(r, &mut freed).expect("applies");
+    }
+    assert!(freed.is_empty());
+    tree
+}
+
+fn encoded(tree: &Tree) -> Vec<String> {
+    let mut all = Vec::new();
+    tree.snapshot(&mut |bytes| {
+        all.extend(decode_all(bytes).map(|r| format!("{:?}", r.expect("well formed"))));
+        Ok(())
+    })
+    .expect("no sink error");
+    all.sort();
+    all
+}
+
+#[test]
+fn a_snapshot_makes_the_same_tree() {
+    let tree = sample();
+    let mut again = Tree::default();
+    tree.snapshot(&mut |bytes| {
+        for r in decode_all(bytes) {
+            again.apply(&r.expect("well formed"), &mut Vec::new()).expect("applies");
+        }
+        Ok(())
+    })
+    .expect("no sink error");
+    assert_eq!(encoded(&tree), encoded(&again));
+    assert_eq!(tree.next_number(), again.next_number());
+    assert_eq!(tree.data_blocks(), again.data_blocks());
+    assert_eq!(tree.faults(), vec![]);
+}
+
+#[test]
+fn truncation_frees_blocks_and_cuts_the_origin() {
+    let mut tree = sample();
+    let f = InodeNo(3);
+    let mut freed = Vec::new();
+    tree.apply(&Record::Size { ino: f, size: 5 * 4096, origin_len: 5 * 4096 }, &mut freed)
+        .expect("applies");
+    assert_eq!(freed, vec![Extent { start: 12, len: 2 }]);
+    tree.apply(&Record::Size { ino: f, size: 1 << 30, origin_len: u64::MAX }, &mut freed)
+        .expect("applies");
+    let (map, origin) = tree.get(f).and_then(Inode::file).expect("a file");
+    assert_eq!(origin.map(|o| o.len), Some(5 * 4096));
+    assert_eq!((map.data_blocks(), tree.data_blocks()), (2, 2));
+    freed.clear();
+    tree.apply(&Record::Drop { ino: f }, &mut freed).expect("applies");
+    assert_eq!(freed, vec![Extent { start: 10, len: 2 }]);
+    assert_eq!(tree.data_blocks(), 0);
+}
+
+#[test]
+fn live_bytes_come_back_to_nothing() {
+    let mut tree = sample();
+    for ino in [3, 2, 1] {
+        tree.apply(&Record::Drop { ino: InodeNo(ino) }, &mut Vec::new()).expect("applies");
+    }
+    assert!(tree.is_empty());
+    assert_eq!(tree.live_bytes(), 0);
+}
+
+#[test]
+fn hostile_records_are_refused() {
+    let mut tree = sample();
+    let root = InodeNo::ROOT;
+    let bad = [
+        Record::Link { parent: root, ino: InodeNo(99), covers: false, name: b"x" },
+        Record::Link { parent: InodeNo(3), ino: root, covers: false, name: b"x" },
+        Record::Link { parent: root, ino: root, covers: false, name: b"a/b" },
+        Record::Inode { ino: root, image: image(0o100644, 1) },
+        Record::Map { ino: InodeNo(3), at: u64::MAX, block: 1, len: 2 },
+        Record::Map { ino: InodeNo(3), at: 0, block: u64::MAX, len: 2 },
+        Record::Origin { ino: root, layer: LayerId(1), len: 0, path: b"../etc" },
+        Record::Times { ino: InodeNo(99), mtime: Time::default(), ctime: Time::default() },
+    ];
+    for r in &bad {
+        assert!(tree.apply(r, &mut Vec::new()).is_err(), "{r:?}");
+    }
+}
