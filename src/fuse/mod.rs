@@ -1,1 +1,25 @@
-//! (to be written)
+//! The wire: FUSE between the kernel and the overlay.
+//!
+//! ```text
+//! dev ─→ decode ─→ dispatch ─→ overlay
+//!  ↑                   ↓
+//!  └───── reply ←──────┘        init, mount: how a connection comes about; session: all of it
+//! ```
+//!
+//! Nothing of the kernel's structs leaves this module. A transport (the `/dev/fuse` loop in [`dev`])
+//! takes requests apart into header, argument and payload and gives [`dispatch`] an area for the
+//! reply; it knows no operation.
+
+mod abi;
+mod decode;
+mod dev;
+mod dispatch;
+mod init;
+mod mount;
+mod reply;
+mod session;
+
+pub use dispatch::Dispatcher;
+pub use mount::{Atime, MountError, MountOptions};
+pub use reply::Validity;
+pub use session::{Mounted, Session, Settings, Unmounter};

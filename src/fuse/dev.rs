@@ -1,0 +1,145 @@
+//! The `/dev/fuse` transport: read a request, dispatch, write the reply.
+//!
+//! Workers take turns at reading: whoever holds the [`Lead`] reads, and carries out by itself what
+//! needs memory only, so that one warm thread serves those requests. Before an operation that may
+//! wait for the host it gives the lead away.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use memmap2::MmapMut;
+use parking_lot::Mutex;
+use zerocopy::IntoBytes;
+
+use crate::errno::{Errno, Result};
+use crate::fuse::abi;
+use crate::fuse::decode::Request;
+use crate::fuse::dispatch::{self, Dispatcher};
+use crate::fuse::reply;
+use crate::sys::fuse_dev;
+
+const PAGE: usize = 4096;
+
+/// What precedes the data of a WRITE.
+const WRITE_PREFIX: usize = size_of::<abi::InHeader>() + size_of::<abi::WriteIn>();
+
+/// The right to read the next request. Innermost of nothing: no lock is held when it is taken.
+pub type Lead = Mutex<()>;
+
+/// A worker's buffer: the request, and behind it room for the reply, since a request that carries
+/// much is answered with little. Pages are taken when they are first used.
+pub struct Buffer {
+    map: MmapMut,
+}
+
+impl Buffer {
+    /// For requests and replies of up to `max_io` bytes of data.
+    pub fn new(max_io: u32) -> std::io::Result<Buffer> {
+        let data = (max_io as usize).max(abi::MIN_READ_BUFFER).next_multiple_of(PAGE);
+        // A page for the header, one for what trails the data, one for a small reply.
+        Ok(Buffer { map: MmapMut::map_anon(data + 3 * PAGE)? })
+    }
+
+    /// Where a request is read to: its WRITE data then begin on a page boundary.
+    fn request_area(&mut self) -> &mut [u8] {
+        let end = self.map.len() - PAGE;
+        &mut self.map[PAGE - WRITE_PREFIX..end]
+    }
+
+    /// The request of `len` bytes last read, and the page-aligned room behind it.
+    fn split(&mut self, len: usize) -> (&[u8], &mut [u8]) {
+        let start = PAGE - WRITE_PREFIX;
+        let end = (start + len).next_multiple_of(PAGE).min(self.map.len());
+        let (request, room) = self.map.split_at_mut(end);
+        (&request[start..][..len], room)
+    }
+}
+
+/// Serves requests of `connection` until it ends. `Ok` when it was unmounted.
+pub fn serve(
+    connection: impl AsFd,
+    lead: Option<&Lead>,
+    dispatcher: &Dispatcher,
+    buffer: &mut Buffer,
+) -> Result<()> {
+    let connection = connection.as_fd();
+    let mut turn = lead.map(Lead::lock);
+    loop {
+        let len = match read(connection, buffer.request_area()) {
+            Ok(0) | Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(()),
+            Ok(len) => len,
+            // The request was withdrawn before it could be read.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(errno),
+        };
+        let (bytes, area) = buffer.split(len);
+        let request = match Request::split(bytes, dispatcher.setxattr_ext()) {
+            Ok(request) => request,
+            Err(errno) => {
+                tracing::error!(len, %errno, "a request that is none");
+                continue;
+            }
+        };
+        let lead_given_away = dispatch::may_block(request.opcode) && turn.take().is_some();
+        if let Some(outcome) = dispatcher.dispatch(&request, area) {
+            answer(connection, request.header.unique, outcome, area);
+        }
+        if lead_given_away {
+            turn = lead.map(Lead::lock);
+        }
+    }
+}
+
+/// Reads one request. Transient errors are retried.
+pub fn read(connection: BorrowedFd<'_>, area: &mut [u8]) -> Result<usize> {
+    loop {
+        match rustix::io::read(connection, &mut *area) {
+            Err(errno) if fuse_dev::is_transient(errno) => continue,
+            done => return done,
+        }
+    }
+}
+
+/// Writes a reply; `outcome` is the length of its payload in `area`. That nobody waits for it any
+/// more (`ENOENT`) is no error, nor that the connection ended: reading will tell.
+pub fn answer(connection: BorrowedFd<'_>, unique: u64, outcome: Result<usize>, area: &[u8]) {
+    if let Err(errno) = write(connection, unique, outcome, area) {
+        match errno {
+            Errno::NOENT | Errno::NODEV => tracing::debug!(unique, "nobody waits for the reply"),
+            _ => tracing::error!(unique, %errno, "the kernel refused a reply"),
+        }
+    }
+}
+
+fn write(
+    connection: BorrowedFd<'_>,
+    unique: u64,
+    outcome: Result<usize>,
+    area: &[u8],
+) -> Result<()> {
+    let header = reply::out_header(unique, outcome);
+    let payload = &area[..outcome.unwrap_or(0)];
+    let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(payload)];
+    let parts = if payload.is_empty() { &parts[..1] } else { &parts[..] };
+    rustix::io::retry_on_intr(|| rustix::io::writev(connection, parts)).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_data_and_reply_room_are_page_aligned() {
+        let mut buffer = Buffer::new(1 << 20).unwrap();
+        let area = buffer.request_area();
+        assert!(area.len() >= WRITE_PREFIX + (1 << 20));
+        assert_eq!(area[WRITE_PREFIX..].as_ptr().addr() % PAGE, 0);
+        for len in [40, WRITE_PREFIX, WRITE_PREFIX + 1, WRITE_PREFIX + (1 << 20)] {
+            let (request, room) = buffer.split(len);
+            assert_eq!(request.len(), len);
+            assert_eq!(room.as_ptr().addr() % PAGE, 0);
+            assert!(room.len() >= 2 * PAGE);
+        }
+        assert!(buffer.split(WRITE_PREFIX).1.len() > 1 << 20, "room for the largest READ");
+    }
+}

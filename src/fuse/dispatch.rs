@@ -1,0 +1,268 @@
+//! From a request to its reply: decode, call the overlay, encode; for every transport.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::attr::InodeNo;
+use crate::errno::{Errno, Result};
+use crate::fuse::abi::{self, Opcode, fopen};
+use crate::fuse::decode::{Forgets, Operation, Request};
+use crate::fuse::init::Negotiated;
+use crate::fuse::reply::{self, Payload, Validity};
+use crate::overlay::{Entry, Overlay};
+
+/// Counters are indexed by opcode; higher ones share the last.
+const COUNTERS: usize = 64;
+
+/// The most one COPY_FILE_RANGE reports with its 32-bit answer, in bytes; a multiple of any block.
+const NARROW_COPY_MAX: u64 = 1 << 31;
+
+/// Answers requests by calling the overlay. Shared by all workers of all transports; immutable but
+/// for its counters.
+pub struct Dispatcher {
+    overlay: Arc<Overlay>,
+    valid: Validity,
+    agreed: OnceLock<Negotiated>,
+    counts: [AtomicU64; COUNTERS],
+    errors: AtomicU64,
+    destroyed: AtomicBool,
+}
+
+impl Dispatcher {
+    pub fn new(overlay: Arc<Overlay>, valid: Validity) -> Dispatcher {
+        Dispatcher {
+            overlay,
+            valid,
+            agreed: OnceLock::new(),
+            counts: [const { AtomicU64::new(0) }; COUNTERS],
+            errors: AtomicU64::new(0),
+            destroyed: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells what INIT agreed on. Must precede the first [`Dispatcher::dispatch`]; later calls are
+    /// without effect.
+    pub fn agree(&self, agreed: Negotiated) {
+        self.agreed.get_or_init(|| agreed);
+    }
+
+    /// Whether SETXATTR comes in its longer layout; the transport needs it to split requests.
+    pub fn setxattr_ext(&self) -> bool {
+        self.agreed.get().is_some_and(Negotiated::setxattr_ext)
+    }
+
+    /// Requests seen so far, by operation; those never seen are left out.
+    pub fn operations(&self) -> impl Iterator<Item = (Opcode, u64)> {
+        Opcode::ALL.iter().filter_map(|&op| {
+            let count = self.counts.get(op as usize)?.load(Ordering::Relaxed);
+            (count > 0).then_some((op, count))
+        })
+    }
+
+    /// Replies so far that were errors, "no such file" included.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// The end of the connection; only the first call reaches the overlay.
+    pub fn destroy(&self) {
+        if !self.destroyed.swap(true, Ordering::AcqRel) {
+            self.overlay.destroy();
+        }
+    }
+
+    /// Carries out a request and encodes the reply's payload from the start of `area`. Gives the
+    /// payload's length or the error to send; `None` where the kernel wants no reply.
+    ///
+    /// `area` must hold the largest reply: the negotiated `max_io`.
+    pub fn dispatch(&self, request: &Request<'_>, area: &mut [u8]) -> Option<Result<usize>> {
+        let at = (request.header.opcode as usize).min(COUNTERS - 1);
+        self.counts[at].fetch_add(1, Ordering::Relaxed);
+        let mut out = Payload::new(area);
+        let outcome = request
+            .decode(self.setxattr_ext())
+            .and_then(|operation| self.carry_out(request, operation, &mut out))
+            .map(|()| out.len());
+        if outcome.is_err() {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::trace!(
+            op = ?request.opcode, ino = request.header.nodeid, ?outcome, "request"
+        );
+        let silent = matches!(request.opcode, Some(Opcode::Forget | Opcode::BatchForget));
+        (!silent).then_some(outcome)
+    }
+
+    fn carry_out(&self, req: &Request<'_>, op: Operation<'_>, out: &mut Payload<'_>) -> Result<()> {
+        let overlay = &*self.overlay;
+        let ino = req.node();
+        let caller = &req.caller();
+        match op {
+            Operation::Lookup { name } => match overlay.lookup(ino, name)? {
+                Some(entry) => self.entry(out, &entry),
+                None => out.put(&reply::negative_out(&self.valid)),
+            },
+            Operation::Forget { count } => {
+                overlay.forget(ino, count);
+                Ok(())
+            }
+            Operation::BatchForget { items } => self.batch_forget(items),
+            Operation::Getattr => out.put(&reply::attr_out(&overlay.getattr(ino)?, &self.valid)),
+            Operation::Statx => out.put(&reply::statx_out(&overlay.getattr(ino)?, &self.valid)),
+            Operation::Setattr { set } => {
+                let attr = overlay.setattr(ino, &set, caller)?;
+                out.put(&reply::attr_out(&attr, &self.valid))
+            }
+            Operation::Readlink => out.bytes(&overlay.readlink(ino)?),
+            Operation::Symlink { name, target } => {
+                self.entry(out, &overlay.symlink(ino, name, target, caller)?)
+            }
+            Operation::Mknod { name, mode, rdev, umask } => {
+                self.entry(out, &overlay.mknod(ino, name, mode, rdev, umask, caller)?)
+            }
+            Operation::Mkdir { name, mode, umask } => {
+                self.entry(out, &overlay.mkdir(ino, name, mode, umask, caller)?)
+            }
+            Operation::Unlink { name } => overlay.unlink(ino, name),
+            Operation::Rmdir { name } => overlay.rmdir(ino, name),
+            Operation::Rename { name, new_parent, new_name, flags } => {
+                overlay.rename(ino, name, new_parent, new_name, flags, caller)
+            }
+            // The request's node is the new directory.
+            Operation::Link { ino: old, name } => self.entry(out, &overlay.link(old, ino, name)?),
+            Operation::Open { flags, kill_suidgid } => {
+                overlay.open(ino, flags, kill_suidgid)?;
+                out.put(&self.opened_file())
+            }
+            Operation::Create { name, flags, mode, umask } => {
+                self.entry(out, &overlay.create(ino, name, flags, mode, umask, caller)?)?;
+                out.put(&self.opened_file())
+            }
+            Operation::Tmpfile { mode, umask } => {
+                self.entry(out, &overlay.tmpfile(ino, mode, umask, caller)?)?;
+                out.put(&self.opened_file())
+            }
+            Operation::Read { offset, size } => {
+                out.fill(size as usize, |room| overlay.read(ino, offset, room))
+            }
+            Operation::Write { offset, data, kill_suidgid } => {
+                let written = overlay.write(ino, offset, data, kill_suidgid)?;
+                out.put(&abi::WriteOut { size: written as u32, padding: 0 })
+            }
+            Operation::Statfs => out.put(&reply::statfs_out(&overlay.statfs()?)),
+            Operation::Release => Ok(()),
+            Operation::Fsync { datasync } => overlay.fsync(ino, datasync),
+            Operation::Fsyncdir { datasync } => overlay.fsyncdir(ino, datasync),
+            Operation::Syncfs => overlay.syncfs(),
+            Operation::Setxattr { name, value, flags, kill_sgid } => {
+                overlay.setxattr(ino, name, value, flags, kill_sgid)
+            }
+            Operation::Getxattr { name, size } => out.sized(&overlay.getxattr(ino, name)?, size),
+            Operation::Listxattr { size } => out.sized(&overlay.listxattr(ino)?, size),
+            Operation::Removexattr { name } => overlay.removexattr(ino, name),
+            Operation::Opendir => self.opendir(out),
+            Operation::Readdir { offset, size, plus: false } => {
+                self.readdir(ino, offset, size, out)
+            }
+            Operation::Readdir { offset, size, plus: true } => {
+                self.readdirplus(ino, offset, size, out)
+            }
+            Operation::Fallocate { offset, len, mode } => overlay.fallocate(ino, offset, len, mode),
+            Operation::Lseek { offset, whence } => {
+                out.put(&abi::LseekOut { offset: overlay.lseek(ino, offset, whence)? })
+            }
+            Operation::CopyFileRange { offset, to, to_offset, len, wide } => {
+                let len = if wide { len } else { len.min(NARROW_COPY_MAX) };
+                let copied = overlay.copy_file_range(ino, offset, to, to_offset, len)?;
+                if wide {
+                    return out.put(&abi::CopyFileRangeOut { bytes_copied: copied as u64 });
+                }
+                out.put(&abi::WriteOut { size: copied as u32, padding: 0 })
+            }
+            Operation::Ioctl => Err(Errno::NOTTY),
+            Operation::Destroy => {
+                self.destroy();
+                Ok(())
+            }
+        }
+    }
+
+    fn entry(&self, out: &mut Payload<'_>, entry: &Entry) -> Result<()> {
+        out.put(&reply::entry_out(&entry.attr, &self.valid))
+    }
+
+    /// Data stay cached from open to open: nobody but this mount changes them. Without the
+    /// writeback cache there is nothing for a close to write out.
+    fn opened_file(&self) -> abi::OpenOut {
+        let writeback = self.agreed.get().is_some_and(Negotiated::writeback_cache);
+        let noflush = if writeback { 0 } else { fopen::NOFLUSH };
+        abi::OpenOut { open_flags: fopen::KEEP_CACHE | noflush, ..Default::default() }
+    }
+
+    /// ENOSYS makes the kernel open directories by itself from then on, with the same flags.
+    fn opendir(&self, out: &mut Payload<'_>) -> Result<()> {
+        if self.agreed.get().is_some_and(Negotiated::no_opendir) {
+            return Err(Errno::NOSYS);
+        }
+        let open_flags = fopen::CACHE_DIR | fopen::KEEP_CACHE;
+        out.put(&abi::OpenOut { open_flags, ..Default::default() })
+    }
+
+    fn batch_forget(&self, items: Forgets<'_>) -> Result<()> {
+        items.iter().for_each(|(ino, count)| self.overlay.forget(ino, count));
+        Ok(())
+    }
+
+    fn readdir(&self, ino: InodeNo, offset: u64, size: u32, out: &mut Payload<'_>) -> Result<()> {
+        let mut dirents = out.dirents(size);
+        let read = self.overlay.readdir(ino, offset, &mut |entry| dirents.push(&entry));
+        entries_or_error(read, out)
+    }
+
+    fn readdirplus(
+        &self,
+        ino: InodeNo,
+        offset: u64,
+        size: u32,
+        out: &mut Payload<'_>,
+    ) -> Result<()> {
+        let mut dirents = out.dirents(size);
+        let read = self.overlay.readdirplus(ino, offset, &mut |entry, found| {
+            let looked_up = match found {
+                Some(found) => reply::entry_out(&found.attr, &self.valid),
+                None => reply::no_entry(entry.ino, entry.dtype),
+            };
+            dirents.push_plus(&looked_up, &entry)
+        });
+        entries_or_error(read, out)
+    }
+}
+
+/// Entries already packed are delivered whatever came after: their lookups are counted. The error
+/// comes back when the kernel goes on reading.
+fn entries_or_error(read: Result<()>, out: &Payload<'_>) -> Result<()> {
+    if out.is_empty() { read } else { Ok(()) }
+}
+
+/// Whether carrying out `op` may wait for the host (data, layers, the disk) and so should not hold
+/// up other requests.
+pub fn may_block(op: Option<Opcode>) -> bool {
+    matches!(
+        op,
+        Some(
+            Opcode::Open
+                | Opcode::Read
+                | Opcode::Write
+                | Opcode::Fsync
+                | Opcode::Fsyncdir
+                | Opcode::Syncfs
+                | Opcode::Readdir
+                | Opcode::Readdirplus
+                | Opcode::Fallocate
+                | Opcode::CopyFileRange
+                | Opcode::CopyFileRange64
+                | Opcode::Lookup
+                | Opcode::Destroy
+        )
+    )
+}

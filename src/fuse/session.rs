@@ -1,0 +1,258 @@
+//! A mounted file system: the handshake, the workers, the end.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use zerocopy::IntoBytes;
+
+use crate::errno::{self, Errno, Result};
+use crate::fuse::abi::{self, Opcode};
+use crate::fuse::decode::Request;
+use crate::fuse::dev::{self, Buffer, Lead};
+use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::init::{self, Answer, Negotiated, Wishes};
+use crate::fuse::mount::{self, MountError, MountOptions};
+use crate::fuse::reply::Validity;
+use crate::overlay::Overlay;
+use crate::sys::{fuse_dev, mount as sys};
+
+/// How to serve a mount.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub mount: MountOptions,
+    /// Worker threads; at least two, so that one slow request does not hold up all.
+    pub threads: usize,
+    /// Idle workers wait for their turn to read instead of all reading at once.
+    pub take_turns: bool,
+    /// A device descriptor for each worker where the kernel gives one.
+    pub clone_device: bool,
+    /// The kernel gathers writes in its page cache.
+    pub writeback_cache: bool,
+    /// Directories are opened and closed without asking.
+    pub no_opendir: bool,
+    /// The mount may be id-mapped (`mount --map-users`).
+    pub idmap: bool,
+    /// The largest READ or WRITE in bytes, as far as the kernel allows.
+    pub max_write: u32,
+    /// Readahead and writeback requests at a time.
+    pub max_background: u16,
+    pub validity: Validity,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            mount: MountOptions::default(),
+            threads: 4,
+            take_turns: true,
+            clone_device: true,
+            writeback_cache: true,
+            no_opendir: false,
+            idmap: true,
+            max_write: 1 << 20,
+            max_background: 64,
+            validity: Validity::default(),
+        }
+    }
+}
+
+impl Settings {
+    fn wishes(&self) -> Wishes {
+        Wishes {
+            writeback_cache: self.writeback_cache,
+            max_write: self.max_write,
+            max_pages_limit: init::max_pages_limit(),
+            max_background: self.max_background,
+            no_opendir: self.no_opendir,
+            idmap: self.idmap,
+        }
+    }
+}
+
+/// Mounts file systems.
+#[derive(Debug)]
+pub struct Session;
+
+impl Session {
+    /// Mounts `overlay` at `mountpoint`. Returns when INIT has been answered and the workers serve:
+    /// the mount answers. On failure nothing stays mounted, and the overlay is not destroyed.
+    ///
+    /// Threads start here, so a process that forks to the background must have done so before.
+    pub fn mount(
+        mountpoint: &Path,
+        settings: &Settings,
+        overlay: Arc<Overlay>,
+    ) -> std::result::Result<Mounted, MountError> {
+        let wishes = settings.wishes();
+        // Absolute, as the working directory may change before the unmount.
+        let mountpoint = std::fs::canonicalize(mountpoint)
+            .map_err(|e| MountError::Mountpoint(mountpoint.to_owned(), errno::of_io(&e)))?;
+        let device = Arc::new(mount::mount(&mountpoint, &settings.mount, wishes.max_io())?);
+        let unmounter = Unmounter::new(mountpoint);
+        let started = start(&device, settings, &wishes, overlay);
+        match started {
+            Ok((dispatcher, workers)) => {
+                unmounter.relax_throttling();
+                Ok(Mounted { unmounter, dispatcher, workers })
+            }
+            Err(error) => {
+                if let Err(errno) = unmounter.unmount() {
+                    tracing::error!(%errno, "unmounting after a failed start");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+type Workers = Vec<JoinHandle<Result<()>>>;
+
+fn start(
+    device: &Arc<OwnedFd>,
+    settings: &Settings,
+    wishes: &Wishes,
+    overlay: Arc<Overlay>,
+) -> std::result::Result<(Arc<Dispatcher>, Workers), MountError> {
+    let agreed = shake_hands(device, wishes)?;
+    let dispatcher = Arc::new(Dispatcher::new(overlay, settings.validity));
+    dispatcher.agree(agreed);
+    let lead = settings.take_turns.then(|| Arc::new(Lead::default()));
+    let workers = (0..settings.threads.max(2)).map(|at| {
+        let device = worker_device(device, at, settings.clone_device);
+        let mut buffer = Buffer::new(agreed.max_io)?;
+        let (lead, dispatcher) = (lead.clone(), Arc::clone(&dispatcher));
+        let serve = move || dev::serve(&*device, lead.as_deref(), &dispatcher, &mut buffer);
+        std::thread::Builder::new().name(format!("fuse-{at}")).spawn(serve)
+    });
+    let workers = workers.collect::<std::io::Result<_>>().map_err(MountError::Resources)?;
+    Ok((dispatcher, workers))
+}
+
+/// The first worker has the connection's own descriptor, others one each where possible.
+fn worker_device(device: &Arc<OwnedFd>, at: usize, clone: bool) -> Arc<OwnedFd> {
+    if at == 0 || !clone {
+        return Arc::clone(device);
+    }
+    match fuse_dev::clone(&**device) {
+        Ok(fresh) => Arc::new(fresh),
+        Err(errno) => {
+            tracing::debug!(%errno, "workers share a device descriptor");
+            Arc::clone(device)
+        }
+    }
+}
+
+/// Reads and answers INIT, twice if the kernel speaks a newer major version.
+fn shake_hands(device: &OwnedFd, wishes: &Wishes) -> std::result::Result<Negotiated, MountError> {
+    let device = device.as_fd();
+    let mut area = vec![0; abi::MIN_READ_BUFFER];
+    for _ in 0..2 {
+        let len = dev::read(device, &mut area).map_err(MountError::Handshake)?;
+        let request = Request::split(&area[..len], false).map_err(MountError::Handshake)?;
+        if request.opcode != Some(Opcode::Init) {
+            return Err(MountError::Handshake(Errno::PROTO));
+        }
+        let unique = request.header.unique;
+        let answer = |out: &abi::InitOut| {
+            dev::answer(device, unique, Ok(size_of::<abi::InitOut>()), out.as_bytes());
+        };
+        match init::negotiate(request.arg, wishes) {
+            Answer::Agreed(out, agreed) => {
+                answer(&out);
+                tracing::debug!(?agreed, "connected");
+                return Ok(agreed);
+            }
+            Answer::AskAgain(out) => answer(&out),
+            Answer::TooOld(major, minor) => {
+                dev::answer(device, unique, Err(Errno::PROTO), &[]);
+                return Err(MountError::TooOld(major, minor));
+            }
+            Answer::Malformed => return Err(MountError::Handshake(Errno::PROTO)),
+        }
+    }
+    Err(MountError::Handshake(Errno::PROTO))
+}
+
+/// A file system that answers.
+pub struct Mounted {
+    unmounter: Unmounter,
+    dispatcher: Arc<Dispatcher>,
+    workers: Workers,
+}
+
+impl Mounted {
+    /// What can end the mount from any thread.
+    pub fn unmounter(&self) -> Unmounter {
+        self.unmounter.clone()
+    }
+
+    /// Counters of what was served.
+    pub fn dispatcher(&self) -> Arc<Dispatcher> {
+        Arc::clone(&self.dispatcher)
+    }
+
+    /// Returns when the connection ended, by whomever it was unmounted, and the overlay was
+    /// destroyed. A lazy unmount ends it when the last user leaves. An error is a worker's: the
+    /// mount was still there and has been detached.
+    pub fn run(self) -> Result<()> {
+        let mut end = Ok(());
+        for worker in self.workers {
+            let served = worker.join().unwrap_or(Err(Errno::IO));
+            if let Err(errno) = served {
+                tracing::error!(%errno, "a worker ended");
+                end = end.and(self.unmounter.unmount()).and(Err(errno));
+            }
+        }
+        self.dispatcher.destroy();
+        end
+    }
+}
+
+/// Ends a mount.
+#[derive(Clone, Debug)]
+pub struct Unmounter {
+    mountpoint: PathBuf,
+    /// Major and minor number; `None` where they could not be had.
+    device: Option<(u32, u32)>,
+}
+
+impl Unmounter {
+    /// For what is mounted at `mountpoint` now.
+    fn new(mountpoint: PathBuf) -> Unmounter {
+        let device = sys::device(&mountpoint).ok();
+        Unmounter { mountpoint, device }
+    }
+
+    /// Where the mount is, as an absolute path.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// The device number that `stat` shows of files in the mount.
+    pub fn device(&self) -> Option<(u32, u32)> {
+        self.device
+    }
+
+    /// Detaches the mount: new users find the directory beneath, [`Mounted::run`] returns when the
+    /// last one leaves. Without effect where this mount is not (or no longer) there.
+    pub fn unmount(&self) -> Result<()> {
+        if self.device.is_none() || sys::device(&self.mountpoint).ok() != self.device {
+            return Ok(());
+        }
+        mount::unmount(&self.mountpoint)
+    }
+
+    /// Lets the kernel gather as many dirty pages for this mount as for any other, which takes
+    /// root; elsewhere its default stays.
+    fn relax_throttling(&self) {
+        let Some((major, minor)) = self.device else { return };
+        for (file, value) in [("strict_limit", "0"), ("max_ratio", "100")] {
+            let path = format!("/sys/class/bdi/{major}:{minor}/{file}");
+            if let Err(error) = std::fs::write(&path, value) {
+                tracing::debug!(path, %error, "dirty throttling stays as it is");
+            }
+        }
+    }
+}
