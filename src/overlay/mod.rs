@@ -1,1 +1,92 @@
-//! (to be written)
+//! The merged view: read-only layers below, the in-memory upper above. One file per family of
+//! operations; every public operation is what one FUSE request asks for, and knows nothing of FUSE.
+//!
+//! What a name or an inode is, is decided in this order: the upper's entry (an inode or a
+//! whiteout), else what the layers have. An inode that the upper has (it was made here, or
+//! "raised" when something about it changed) answers from the upper; every other one from the
+//! attributes that its layer gave when it was looked up.
+//!
+//! Layers never change under a mount, so what they say needs no lock: operations ask them first,
+//! then take the state lock, and look again at what the upper says. No host system call is made
+//! under the state lock but the journal's own.
+//!
+//! Lock order: a file's I/O lock → [`State`] → the filestore's. See each field.
+
+mod acl;
+mod attr_ops;
+mod changes;
+mod create;
+mod io;
+mod lookup;
+mod lower_files;
+mod open;
+mod raise;
+mod readdir;
+mod remove;
+mod rename;
+mod space;
+mod state;
+mod statfs;
+mod txn;
+mod upkeep;
+mod write;
+mod xattr;
+
+pub use changes::{Change, ChangeKind};
+pub use lookup::Entry;
+pub use open::{OpenError, ReplayError};
+pub(crate) use open::{apply_all, drop_orphans, mark_extents};
+pub use readdir::DirEntry;
+pub use statfs::{StatFs, Usage};
+
+use crate::attr::InodeNo;
+use crate::config::Durability;
+use crate::errno::{Errno, Result};
+use crate::filestore::Filestore;
+use crate::layer::Stack;
+use lower_files::LowerFiles;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use state::State;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use upkeep::Upkeep;
+
+/// Bytes of a block: the unit of extents and of copy-up.
+pub(crate) const BLOCK: u64 = 4096;
+
+/// A mounted view. Made by [`Overlay::new`].
+pub struct Overlay {
+    /// The layers. Immutable.
+    stack: Stack,
+    /// File data of the upper. Has its own locks, taken after `state`.
+    store: Arc<Filestore>,
+    /// The upper, the looked-up inodes and the journal.
+    state: RwLock<State>,
+    /// Serialises what changes the data of one file; by inode number. Taken before `state`.
+    io: [Mutex<()>; 64],
+    /// Open descriptors of lower files. Its lock is taken last.
+    lower_files: LowerFiles,
+    /// 0: none. May change while mounted.
+    inode_limit: AtomicU64,
+    durability: Durability,
+    /// No upper: every change is EROFS.
+    read_only: bool,
+    upkeep: Upkeep,
+}
+
+impl Overlay {
+    fn io_lock(&self, ino: InodeNo) -> MutexGuard<'_, ()> {
+        self.io[(ino.0 % self.io.len() as u64) as usize].lock()
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.read_only { Err(Errno::ROFS) } else { Ok(()) }
+    }
+
+    fn inode_limit(&self) -> u64 {
+        match self.inode_limit.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            limit => limit,
+        }
+    }
+}

@@ -6,11 +6,11 @@ use crate::attr::{Attr, FileType, InodeNo, LowerPath};
 use crate::journal::record::InodeImage;
 use std::collections::BTreeMap;
 
-/// The lower file that a file's unmapped blocks read from.
+/// The lower object that a raised inode was. A file's unmapped blocks read from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub at: LowerPath,
-    /// Bytes of it that are valid: shrinks with truncation and never grows.
+    /// Bytes of a file's data that are valid: shrinks with truncation and never grows.
     pub len: u64,
 }
 
@@ -21,12 +21,14 @@ pub type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
 pub struct Inode {
     pub(super) image: InodeImage,
     pub(super) xattrs: Option<Box<Xattrs>>,
+    /// `None` for what was made here, and for directories, which keep a list of their own.
+    pub(super) origin: Option<Box<Origin>>,
     pub(super) kind: Kind,
 }
 
 #[derive(Debug)]
 pub enum Kind {
-    File { map: ExtentMap, origin: Option<Box<Origin>> },
+    File(ExtentMap),
     Dir(Box<Dir>),
     Symlink(Box<[u8]>),
     Special,
@@ -35,12 +37,12 @@ pub enum Kind {
 impl Inode {
     pub(super) fn new(image: InodeImage) -> Inode {
         let kind = match FileType::from_mode(image.mode) {
-            Some(FileType::Regular) => Kind::File { map: ExtentMap::default(), origin: None },
+            Some(FileType::Regular) => Kind::File(ExtentMap::default()),
             Some(FileType::Directory) => Kind::Dir(Box::default()),
             Some(FileType::Symlink) => Kind::Symlink(Box::default()),
             _ => Kind::Special,
         };
-        Inode { image, xattrs: None, kind }
+        Inode { image, xattrs: None, origin: None, kind }
     }
 
     pub fn image(&self) -> &InodeImage {
@@ -49,6 +51,10 @@ impl Inode {
 
     pub fn kind(&self) -> &Kind {
         &self.kind
+    }
+
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
     }
 
     pub fn dir(&self) -> Option<&Dir> {
@@ -65,7 +71,7 @@ impl Inode {
     /// The extent map and the origin of a regular file.
     pub fn file(&self) -> Option<(&ExtentMap, Option<&Origin>)> {
         match &self.kind {
-            Kind::File { map, origin } => Some((map, origin.as_deref())),
+            Kind::File(map) => Some((map, self.origin())),
             _ => None,
         }
     }
@@ -84,8 +90,8 @@ impl Inode {
         let (nlink, blocks) = match &self.kind {
             Kind::Dir(dir) if i.nlink > 0 && dir.lowers.is_empty() => (2 + dir.subdirs, 0),
             Kind::Dir(_) => (i.nlink.min(1), 0),
-            Kind::File { map, origin } => {
-                let below = if origin.is_some() { origin_blocks } else { 0 };
+            Kind::File(map) => {
+                let below = if self.origin().is_some_and(|o| o.len > 0) { origin_blocks } else { 0 };
                 let most = i.size.div_ceil(4096) * 8;
                 let own = map.data_blocks() * 8;
                 (i.nlink, own.max(most.min(own + below)))

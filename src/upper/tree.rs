@@ -184,10 +184,10 @@ impl Tree {
         let Some(mut inode) = self.inodes.remove(&ino) else { return };
         let mut bytes = INODE_BYTES;
         bytes += inode.xattrs().map(|(n, v)| (16 + n.len() + v.len()) as u64).sum::<u64>();
+        bytes += inode.origin().map_or(0, |o| 21 + o.at.path.len() as u64);
         match &mut inode.kind {
-            Kind::File { map, origin } => {
+            Kind::File(map) => {
                 bytes += map.runs() as u64 * RUN_BYTES;
-                bytes += origin.as_ref().map_or(0, |o| 21 + o.at.path.len() as u64);
                 self.data_blocks -= map.data_blocks();
                 map.remove(0, u64::MAX, freed);
             }
@@ -216,10 +216,10 @@ impl Tree {
             self.last_path = path.into();
         }
         let at = LowerPath { layer, path: self.last_path.clone() };
-        match &mut self.inode(ino)?.kind {
-            Kind::File { origin, .. } => *origin = Some(Box::new(Origin { at, len })),
+        let inode = self.inode(ino)?;
+        match &mut inode.kind {
             Kind::Dir(dir) => dir.lowers.push(at),
-            _ => return Err(Broken("an origin for what has none", ino)),
+            _ => inode.origin = Some(Box::new(Origin { at, len })),
         }
         self.live_bytes += 21 + path.len() as u64;
         Ok(())
@@ -293,7 +293,7 @@ impl Tree {
         freed: &mut Vec<Extent>,
         edit: impl FnOnce(&mut super::ExtentMap, &mut Vec<Extent>),
     ) -> std::result::Result<(), Broken> {
-        let Kind::File { map, .. } = &mut self.inode(ino)?.kind else {
+        let Kind::File(map) = &mut self.inode(ino)?.kind else {
             return Err(Broken("an extent of what is no file", ino));
         };
         let before = (map.data_blocks(), map.runs() as u64);
@@ -331,20 +331,14 @@ impl Tree {
         freed: &mut Vec<Extent>,
     ) -> std::result::Result<(), Broken> {
         let inode = self.inode(ino)?;
-        let Kind::File { origin, .. } = &mut inode.kind else {
+        let Kind::File(_) = inode.kind else {
             return Err(Broken("a size for what is no file", ino));
         };
         let shrinks = size < inode.image.size;
         inode.image.size = size;
-        let mut bytes = 0;
-        if let Some(o) = origin {
-            o.len = o.len.min(origin_len);
-            if o.len == 0 {
-                bytes = 21 + o.at.path.len() as u64;
-                *origin = None;
-            }
+        if let Some(origin) = &mut inode.origin {
+            origin.len = origin.len.min(origin_len);
         }
-        self.live_bytes = self.live_bytes.saturating_sub(bytes);
         if shrinks {
             let from = size.div_ceil(4096);
             self.edit_map(ino, freed, |map, freed| map.remove(from, u64::MAX - from, freed))?;
@@ -433,6 +427,9 @@ fn snapshot_inode(
     put: &mut dyn FnMut(Record<'_>) -> Result<()>,
 ) -> Result<()> {
     put(Record::Inode { ino, image: inode.image })?;
+    if let Some(Origin { at: LowerPath { layer, path }, len }) = inode.origin() {
+        put(Record::Origin { ino, layer: *layer, len: *len, path })?;
+    }
     match &inode.kind {
         Kind::Symlink(target) => put(Record::Target { ino, target })?,
         Kind::Dir(dir) => {
@@ -440,10 +437,7 @@ fn snapshot_inode(
                 put(Record::Origin { ino, layer: *layer, len: 0, path })?;
             }
         }
-        Kind::File { map, origin } => {
-            if let Some(Origin { at: LowerPath { layer, path }, len }) = origin.as_deref() {
-                put(Record::Origin { ino, layer: *layer, len: *len, path })?;
-            }
+        Kind::File(map) => {
             for run in map.iter() {
                 put(match run.source {
                     Source::Data(block) => Record::Map { ino, at: run.at, block, len: run.len },

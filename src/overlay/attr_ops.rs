@@ -1,0 +1,108 @@
+//! getattr, setattr, readlink.
+
+use super::{Overlay, acl};
+use crate::attr::{Attr, Caller, FileType, InodeNo, SetAttr, SetTime, Time};
+use crate::errno::{Errno, Result};
+use crate::journal::Urgency;
+use crate::journal::record::{InodeImage, Record};
+use crate::upper::Kind;
+
+const S_ISUID: u32 = 0o4000;
+const S_ISGID: u32 = 0o2000;
+const S_IXGRP: u32 = 0o010;
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
+
+/// A mode without what a write or a change of owner takes away: setuid, and setgid where the group
+/// may execute (`setattr_should_drop_suidgid`).
+pub(super) fn without_privilege(mode: u32) -> u32 {
+    let sgid = if mode & S_IXGRP != 0 { S_ISGID } else { 0 };
+    mode & !(S_ISUID | sgid)
+}
+
+impl Overlay {
+    pub fn getattr(&self, ino: InodeNo) -> Result<Attr> {
+        self.state.read().attr(ino)
+    }
+
+    pub fn readlink(&self, ino: InodeNo) -> Result<Vec<u8>> {
+        let at = {
+            let st = self.state.read();
+            match st.tree.get(ino).map(|inode| inode.kind()) {
+                Some(Kind::Symlink(target)) => return Ok(target.to_vec()),
+                Some(_) => return Err(Errno::INVAL),
+                None => st.node(ino)?.lower.as_ref().ok_or(Errno::STALE)?.at.clone(),
+            }
+        };
+        self.stack.readlink(&at)
+    }
+
+    /// Changes attributes; returns all of them. A new size takes effect together with the rest.
+    pub fn setattr(&self, ino: InodeNo, set: &SetAttr, _caller: &Caller) -> Result<Attr> {
+        let _io = set.size.map(|_| self.io_lock(ino));
+        let prepared = self.prepare(ino)?;
+        if let Some(size) = set.size {
+            self.clear_tail(ino, size)?;
+        }
+        let mut tx = self.begin()?;
+        let old = tx.raise(ino, &prepared)?;
+        let mut image = old;
+        if let Some(size) = set.size {
+            if FileType::from_mode(old.mode) != Some(FileType::Regular) {
+                return Err(Errno::INVAL);
+            }
+            check_size(size)?;
+            tx.put(Record::Size { ino, size, origin_len: size });
+            (image.size, image.mtime) = (size, tx.now);
+            if set.kill_suidgid {
+                image.mode = without_privilege(image.mode);
+            }
+        }
+        change(&mut image, set, tx.now);
+        tx.put(Record::Inode { ino, image });
+        let xattr = |name: &[u8]| match (tx.inode(ino), &prepared) {
+            (Some(inode), _) => inode.xattr(name).map(Vec::from),
+            (None, Some(raised)) => raised.xattr(name).map(Vec::from),
+            (None, None) => None,
+        };
+        let new_owner = set.uid.is_some() || set.gid.is_some();
+        let loses_capability = (new_owner || set.size.is_some()) && xattr(CAPABILITY).is_some();
+        let new_acl = match set.mode {
+            Some(_) => xattr(acl::ACCESS).and_then(|own| acl::chmod(&own, image.mode)),
+            None => None,
+        };
+        if loses_capability {
+            tx.put(Record::RemoveXattr { ino, name: CAPABILITY });
+        }
+        if let Some(value) = &new_acl {
+            tx.put(Record::SetXattr { ino, name: acl::ACCESS, value });
+        }
+        let frees = set.size.is_some_and(|size| size < old.size);
+        let st = tx.commit(if frees { Urgency::Freeing } else { Urgency::Normal })?;
+        st.attr(ino)
+    }
+}
+
+/// EFBIG for a size that no file offset reaches.
+pub(super) fn check_size(size: u64) -> Result<()> {
+    if size > i64::MAX as u64 { Err(Errno::FBIG) } else { Ok(()) }
+}
+
+fn change(image: &mut InodeImage, set: &SetAttr, now: Time) {
+    let is_dir = FileType::from_mode(image.mode) == Some(FileType::Directory);
+    if (set.uid.is_some() || set.gid.is_some()) && !is_dir {
+        image.mode = without_privilege(image.mode);
+    }
+    if let Some(mode) = set.mode {
+        image.mode = image.mode & 0o170000 | mode & 0o7777;
+    }
+    image.uid = set.uid.unwrap_or(image.uid);
+    image.gid = set.gid.unwrap_or(image.gid);
+    let resolve = |time: Option<SetTime>, old| match time {
+        None => old,
+        Some(SetTime::Now) => now,
+        Some(SetTime::At(time)) => time,
+    };
+    image.atime = resolve(set.atime, image.atime);
+    image.mtime = resolve(set.mtime, image.mtime);
+    image.ctime = set.ctime.unwrap_or(now);
+}

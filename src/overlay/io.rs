@@ -1,0 +1,183 @@
+//! open, read, fsync.
+
+use super::{BLOCK, Overlay};
+use crate::attr::{InodeNo, LowerPath};
+use crate::config::Durability;
+use crate::errno::{Errno, Result};
+use crate::upper::{ExtentMap, Segment, Source};
+use smallvec::SmallVec;
+use std::os::fd::AsFd;
+
+const O_TRUNC: u32 = libc::O_TRUNC as u32;
+const O_ACCMODE: u32 = libc::O_ACCMODE as u32;
+
+/// How a range of a file reads, taken under the state lock.
+pub(super) struct View {
+    /// Bytes.
+    pub size: u64,
+    pub segments: SmallVec<[Segment; 6]>,
+    /// The lower file, and how many bytes of it are valid.
+    pub origin: Option<(LowerPath, u64)>,
+    /// Where blocks for the range would best be taken: behind the extent before it.
+    pub hint: Option<u64>,
+}
+
+impl Overlay {
+    /// Opens a regular file. O_TRUNC is done here; everything else the kernel has checked.
+    pub fn open(&self, ino: InodeNo, flags: u32, kill_suidgid: bool) -> Result<()> {
+        if flags & O_ACCMODE != 0 || flags & O_TRUNC != 0 {
+            self.writable()?;
+        }
+        if flags & O_TRUNC != 0 {
+            let set = crate::attr::SetAttr { size: Some(0), kill_suidgid, ..Default::default() };
+            let nobody = crate::attr::Caller { uid: 0, gid: 0, pid: 0 };
+            return self.setattr(ino, &set, &nobody).map(drop);
+        }
+        // A lower file that cannot be read should fail here and not at the first read.
+        let at = {
+            let st = self.state.read();
+            match st.tree.get(ino) {
+                Some(inode) => inode.file().and_then(|(_, origin)| origin).map(|o| o.at.clone()),
+                None => Some(st.node(ino)?.lower.as_ref().ok_or(Errno::STALE)?.at.clone()),
+            }
+        };
+        match at {
+            Some(at) => self.lower_file(ino, &at).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads into `buf`; short only at the end of the file.
+    pub fn read(&self, ino: InodeNo, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let first = offset / BLOCK;
+        let count = (offset.saturating_add(buf.len() as u64)).div_ceil(BLOCK) - first;
+        let st = self.state.read();
+        let view = view(&st, ino, first, count)?;
+        // Taken before the state lock is let go, so that no block of the view is reused before it
+        // was read.
+        let gate = self.store.gate();
+        drop(st);
+        if offset >= view.size {
+            return Ok(0);
+        }
+        let len = (buf.len() as u64).min(view.size - offset) as usize;
+        let buf = &mut buf[..len];
+        for segment in &view.segments {
+            if let (Source::Data(block), Some((range, skip))) =
+                (segment.source, clip(segment, offset, len))
+            {
+                self.store.read_at(block * BLOCK + skip, &mut buf[range])?;
+            }
+        }
+        drop(gate);
+        for segment in &view.segments {
+            let Some((range, _)) = clip(segment, offset, len) else { continue };
+            match segment.source {
+                Source::Data(_) => {}
+                Source::Hole => buf[range].fill(0),
+                Source::Unmapped => {
+                    let at = offset + range.start as u64;
+                    self.read_origin(ino, &view.origin, at, &mut buf[range])?;
+                }
+            }
+        }
+        Ok(len)
+    }
+
+    /// Reads the lower file where it is valid, zeros beyond.
+    pub(super) fn read_origin(
+        &self,
+        ino: InodeNo,
+        origin: &Option<(LowerPath, u64)>,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let valid = match origin {
+            Some((_, len)) => (len.saturating_sub(offset)).min(buf.len() as u64) as usize,
+            None => 0,
+        };
+        let (head, tail) = buf.split_at_mut(valid);
+        tail.fill(0);
+        if let Some((at, _)) = origin.as_ref().filter(|_| !head.is_empty()) {
+            let file = self.lower_file(ino, at)?;
+            read_full(file.as_fd(), head, offset)?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written and changed so far durable, as the mount's durability promises.
+    pub fn fsync(&self, ino: InodeNo, _datasync: bool) -> Result<()> {
+        let touched = self.state.read().tree.contains(ino);
+        if touched { self.syncfs() } else { Ok(()) }
+    }
+
+    pub fn fsyncdir(&self, ino: InodeNo, datasync: bool) -> Result<()> {
+        self.fsync(ino, datasync)
+    }
+
+    pub fn syncfs(&self) -> Result<()> {
+        if self.durability == Durability::Volatile || self.read_only {
+            return Ok(());
+        }
+        self.sync_point()?;
+        self.store.sync()
+    }
+}
+
+/// How `count` blocks from `first` read.
+pub(super) fn view(
+    st: &super::state::State,
+    ino: InodeNo,
+    first: u64,
+    count: u64,
+) -> Result<View> {
+    if let Some(inode) = st.tree.get(ino) {
+        let (map, origin) = inode.file().ok_or(Errno::INVAL)?;
+        let mut segments = SmallVec::new();
+        map.segments(first, count, |segment| segments.push(segment));
+        let origin = origin.map(|o| (o.at.clone(), o.len));
+        let hint = map.hint_before(first);
+        return Ok(View { size: inode.image().size, segments, origin, hint });
+    }
+    let lower = st.node(ino)?.lower.as_deref().ok_or(Errno::STALE)?;
+    if !lower.attr.is_regular() {
+        return Err(Errno::INVAL);
+    }
+    let mut segments = SmallVec::new();
+    ExtentMap::default().segments(first, count, |segment| segments.push(segment));
+    let size = lower.attr.size;
+    Ok(View { size, segments, origin: Some((lower.at.clone(), size)), hint: None })
+}
+
+/// The part of a segment that lies in `len` bytes from `offset`: its place in that buffer, and how
+/// many bytes into the segment it begins.
+pub(super) fn clip(
+    segment: &Segment,
+    offset: u64,
+    len: usize,
+) -> Option<(std::ops::Range<usize>, u64)> {
+    let start = (segment.at * BLOCK).max(offset);
+    let end = ((segment.at + segment.len) * BLOCK).min(offset + len as u64);
+    (start < end).then(|| {
+        ((start - offset) as usize..(end - offset) as usize, start - segment.at * BLOCK)
+    })
+}
+
+/// Reads all of `buf`; zeros where the file ends early (which a layer that never changes does not).
+fn read_full(file: std::os::fd::BorrowedFd<'_>, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+    while !buf.is_empty() {
+        match rustix::io::pread(file, &mut *buf, offset) {
+            Ok(0) => {
+                buf.fill(0);
+                return Ok(());
+            }
+            Ok(n) => {
+                buf = &mut buf[n..];
+                offset += n as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! Listing a merged directory: first the names of the lowers in their fixed order, each as the
+//! upper has it now, then the names that only the upper has, in the order in which they came. A
+//! cookie thus keeps its meaning whatever is added, removed, raised or replaced in between.
+
+use super::{Entry, Overlay};
+use crate::attr::{FileType, InodeNo};
+use crate::errno::{Errno, Result};
+use crate::layer::Listing;
+use crate::upper::Dentry;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// One name of a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    pub ino: InodeNo,
+    /// The cookie of what follows.
+    pub next: u64,
+    /// DT_*.
+    pub dtype: u8,
+    pub name: &'a [u8],
+}
+
+/// Cookies: 0 `.`, 1 `..`, then the lower names, then from here on the upper's.
+const FIRST_LOWER: u64 = 2;
+const FIRST_UPPER: u64 = 1 << 40;
+
+/// How many entries readdirplus looks up at a time: what fits a 32 KiB reply.
+const PLUS_BATCH: usize = 200;
+
+impl Overlay {
+    /// Emits entries from cookie `offset` on (0 at the start) until `emit` returns false.
+    pub fn readdir(
+        &self,
+        ino: InodeNo,
+        offset: u64,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<()> {
+        let listing = self.listing(ino)?;
+        let st = self.state.read();
+        if !st.attr(ino)?.is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        let parent = st.node(ino).map_or(ino, |node| node.parent);
+        let dtype = FileType::Directory.dtype();
+        let dots = [(ino, 1, b".".as_slice()), (parent, 2, b"..")];
+        for (ino, next, name) in dots.into_iter().skip(offset as usize) {
+            if !emit(DirEntry { ino, next, dtype, name }) {
+                return Ok(());
+            }
+        }
+        let dir = st.tree.get(ino).and_then(|inode| inode.dir());
+        let upper_entry = |ino: InodeNo, next, name| {
+            let mode = st.tree.get(ino).map_or(0, |inode| inode.image().mode);
+            DirEntry { ino, next, dtype: (mode >> 12 & 15) as u8, name }
+        };
+        let count = listing.as_ref().map_or(0, |listing| listing.len()) as u64;
+        let skip = offset.max(FIRST_LOWER) - FIRST_LOWER;
+        for index in skip.min(count)..count {
+            let Some(below) = listing.as_deref().and_then(|l| l.at(index as usize)) else { break };
+            let next = FIRST_LOWER + index + 1;
+            let entry = match dir.and_then(|dir| dir.get(below.name)) {
+                Some(Dentry::Whiteout) => continue,
+                Some(Dentry::Inode { ino, .. }) => upper_entry(ino, next, below.name),
+                None => {
+                    let ino = match below.ino {
+                        Some(ino) => ino,
+                        None => self.lower_number(&st, ino, below.name)?,
+                    };
+                    DirEntry { ino, next, dtype: below.file_type.dtype(), name: below.name }
+                }
+            };
+            if !emit(entry) {
+                return Ok(());
+            }
+        }
+        let from = offset.max(FIRST_UPPER) - FIRST_UPPER;
+        for (cookie, name, dentry) in dir.iter().flat_map(|dir| dir.entries_from(from)) {
+            // What covers a lower name was emitted in its place.
+            let Dentry::Inode { ino, covers: false } = dentry else { continue };
+            if !emit(upper_entry(ino, FIRST_UPPER + cookie + 1, name)) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a lower name that only a look-up tells (a directory in several layers).
+    fn lower_number(
+        &self,
+        st: &super::state::State,
+        dir: InodeNo,
+        name: &[u8],
+    ) -> Result<InodeNo> {
+        let dirs = st.lower_dirs(dir)?;
+        Ok(self.stack.lookup(&dirs, name)?.map_or(InodeNo(u64::MAX), |node| node.attr.ino))
+    }
+
+    /// As [`Overlay::readdir`], with each entry looked up (`None` for `.`, `..` and what cannot be).
+    /// The look-up is the kernel's where `emit` returned true.
+    pub fn readdirplus(
+        &self,
+        ino: InodeNo,
+        mut offset: u64,
+        emit: &mut dyn FnMut(DirEntry<'_>, Option<&Entry>) -> bool,
+    ) -> Result<()> {
+        let mut names = Vec::new();
+        let mut batch: Vec<(InodeNo, u64, u8, usize)> = Vec::new();
+        loop {
+            names.clear();
+            batch.clear();
+            self.readdir(ino, offset, &mut |entry| {
+                names.extend_from_slice(entry.name);
+                batch.push((entry.ino, entry.next, entry.dtype, names.len()));
+                batch.len() < PLUS_BATCH
+            })?;
+            let mut start = 0;
+            for &(child, next, dtype, end) in &batch {
+                let name = &names[start..end];
+                start = end;
+                offset = next;
+                let dot = matches!(name, b"." | b"..");
+                let found = if dot { None } else { self.lookup_listed(ino, name) };
+                let entry = DirEntry { ino: child, next, dtype, name };
+                if found.is_none() && !dot && self.is_gone(ino, name) {
+                    continue;
+                }
+                if !emit(entry, found.as_ref()) {
+                    if let Some(found) = found {
+                        self.forget(found.attr.ino, 1);
+                    }
+                    return Ok(());
+                }
+            }
+            if batch.len() < PLUS_BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    fn lookup_listed(&self, dir: InodeNo, name: &[u8]) -> Option<Entry> {
+        self.lookup(dir, OsStr::from_bytes(name)).ok().flatten()
+    }
+
+    /// Whether a listed name was removed before it could be looked up.
+    fn is_gone(&self, dir: InodeNo, name: &[u8]) -> bool {
+        let st = self.state.read();
+        match st.tree.dentry(dir, name) {
+            Some(dentry) => dentry == Dentry::Whiteout,
+            None => {
+                let listing = st.nodes.get(&dir).and_then(|node| node.listing.as_deref());
+                listing.and_then(|listing: &Listing| listing.get(name)).is_none()
+            }
+        }
+    }
+}

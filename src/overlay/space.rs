@@ -1,0 +1,219 @@
+//! fallocate, SEEK_DATA and SEEK_HOLE, copy_file_range.
+
+use super::attr_ops::check_size;
+use super::io::view;
+use super::write::{Effect, Fresh};
+use super::{BLOCK, Overlay};
+use crate::attr::InodeNo;
+use crate::errno::{Errno, Result};
+use crate::filestore::Extent;
+use crate::upper::{Segment, Source};
+use rustix::fs::SeekFrom;
+
+const KEEP_SIZE: u32 = 0x01;
+const PUNCH_HOLE: u32 = 0x02;
+const ZERO_RANGE: u32 = 0x10;
+
+/// How much is copied at a time where data must move.
+const COPY_CHUNK: u64 = 1 << 20;
+
+impl Overlay {
+    /// Modes 0, KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE of fallocate(2), which is what the kernel's FUSE
+    /// client lets through; EOPNOTSUPP for others.
+    pub fn fallocate(&self, ino: InodeNo, offset: u64, len: u64, mode: u32) -> Result<()> {
+        self.writable()?;
+        let end = offset.checked_add(len).ok_or(Errno::FBIG)?;
+        check_size(end)?;
+        if len == 0 {
+            return Err(Errno::INVAL);
+        }
+        let keep_size = mode & KEEP_SIZE != 0;
+        let _io = self.io_lock(ino);
+        let size = view(&self.state.read(), ino, 0, 0)?.size;
+        let grow_to = if keep_size { 0 } else { end };
+        match mode & !KEEP_SIZE {
+            0 => self.allocate(ino, offset, end, grow_to),
+            PUNCH_HOLE if keep_size => self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK))),
+            ZERO_RANGE => {
+                self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK)))?;
+                self.allocate(ino, offset, end, grow_to)
+            }
+            _ => Err(Errno::OPNOTSUPP),
+        }
+    }
+
+    /// Makes sure that every block of the range has its place: holes get zeroed blocks, what is only
+    /// in the origin is copied.
+    fn allocate(&self, ino: InodeNo, offset: u64, end: u64, grow_to: u64) -> Result<()> {
+        self.clear_tail(ino, grow_to)?;
+        let first = offset / BLOCK;
+        let count = end.div_ceil(BLOCK) - first;
+        let view = view(&self.state.read(), ino, first, count)?;
+        let shown = view.origin.as_ref().map_or(0, |(_, len)| len.div_ceil(BLOCK));
+        let mut fresh = Fresh::new(&self.store);
+        for segment in &view.segments {
+            let split = match segment.source {
+                Source::Data(_) => continue,
+                Source::Hole => segment.at,
+                Source::Unmapped => shown.clamp(segment.at, segment.at + segment.len),
+            };
+            self.copy_origin(ino, &view.origin, segment.at..split, &mut fresh)?;
+            let rest = segment.at + segment.len - split;
+            if rest > 0 {
+                let from = fresh.maps.len();
+                fresh.take(split, rest, view.hint)?;
+                for (_, extent) in &fresh.maps[from..] {
+                    self.store.reserve(*extent)?;
+                }
+            }
+        }
+        let effect = Effect { grow_to, ..Default::default() };
+        self.commit_data(ino, fresh, effect)
+    }
+
+    fn copy_origin(
+        &self,
+        ino: InodeNo,
+        origin: &Option<(crate::attr::LowerPath, u64)>,
+        blocks: std::ops::Range<u64>,
+        fresh: &mut Fresh<'_>,
+    ) -> Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let from = fresh.maps.len();
+        fresh.take(blocks.start, blocks.end - blocks.start, None)?;
+        let mut buf = vec![0; COPY_CHUNK.min((blocks.end - blocks.start) * BLOCK) as usize];
+        for &(at, Extent { start, len }) in &fresh.maps[from..] {
+            let mut done = 0;
+            while done < len * BLOCK {
+                let n = (len * BLOCK - done).min(buf.len() as u64) as usize;
+                self.read_origin(ino, origin, at * BLOCK + done, &mut buf[..n])?;
+                self.store.write_at(start * BLOCK + done, &buf[..n])?;
+                done += n as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole blocks become a hole; the edges are overwritten with zeros where they hold anything.
+    fn punch(&self, ino: InodeNo, offset: u64, end: u64) -> Result<()> {
+        if offset >= end {
+            return Ok(());
+        }
+        let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
+        if first > last {
+            return self.zero_edge(ino, offset, end);
+        }
+        self.zero_edge(ino, offset, first * BLOCK)?;
+        self.zero_edge(ino, last * BLOCK, end)?;
+        let hole = (first < last).then(|| (first, last - first));
+        let effect = Effect { hole, ..Default::default() };
+        self.commit_data(ino, Fresh::new(&self.store), effect)
+    }
+
+    /// Zeroes a range within one block.
+    fn zero_edge(&self, ino: InodeNo, offset: u64, end: u64) -> Result<()> {
+        if offset >= end {
+            return Ok(());
+        }
+        let view = view(&self.state.read(), ino, offset / BLOCK, 1)?;
+        let end = end.min(view.size);
+        let valid = view.origin.as_ref().map_or(0, |(_, len)| *len);
+        let holds_data = match view.segments.first().map(|segment| segment.source) {
+            Some(Source::Data(_)) => true,
+            Some(Source::Unmapped) => offset < valid,
+            _ => false,
+        };
+        if !holds_data || offset >= end {
+            return Ok(());
+        }
+        let zeros = [0; BLOCK as usize];
+        let mut fresh = Fresh::new(&self.store);
+        self.store_range(ino, offset, &zeros[..(end - offset) as usize], &mut fresh)?;
+        self.commit_data(ino, fresh, Effect::default())
+    }
+
+    /// SEEK_DATA (3) and SEEK_HOLE (4) of lseek(2). ENXIO beyond the end or where no data follow.
+    pub fn lseek(&self, ino: InodeNo, offset: u64, whence: u32) -> Result<u64> {
+        let want_data = match whence {
+            3 => true,
+            4 => false,
+            _ => return Err(Errno::INVAL),
+        };
+        let first = offset / BLOCK;
+        let view = {
+            let st = self.state.read();
+            let size = view(&st, ino, 0, 0)?.size;
+            if offset >= size {
+                return Err(Errno::NXIO);
+            }
+            view(&st, ino, first, size.div_ceil(BLOCK) - first)?
+        };
+        for segment in &view.segments {
+            let start = (segment.at * BLOCK).max(offset);
+            let end = ((segment.at + segment.len) * BLOCK).min(view.size);
+            if let Some(found) = self.seek_in(ino, &view.origin, segment, start, end, want_data)? {
+                return Ok(found);
+            }
+        }
+        if want_data { Err(Errno::NXIO) } else { Ok(view.size) }
+    }
+
+    /// The first byte of `start..end`, within one segment, that is data (or hole).
+    fn seek_in(
+        &self,
+        ino: InodeNo,
+        origin: &Option<(crate::attr::LowerPath, u64)>,
+        segment: &Segment,
+        start: u64,
+        end: u64,
+        want_data: bool,
+    ) -> Result<Option<u64>> {
+        let (at, valid) = match (segment.source, origin) {
+            (Source::Data(_), _) => return Ok(want_data.then_some(start)),
+            (Source::Unmapped, Some((at, valid))) if start < *valid => (at, end.min(*valid)),
+            _ => return Ok((!want_data).then_some(start)),
+        };
+        let file = self.lower_file(ino, at)?;
+        let whence = if want_data { SeekFrom::Data(start) } else { SeekFrom::Hole(start) };
+        let found = match rustix::fs::seek(&*file, whence) {
+            Ok(found) => found.max(start),
+            Err(Errno::NXIO) => end,
+            Err(err) => return Err(err),
+        };
+        // Beyond the origin's valid part is hole.
+        Ok(match want_data {
+            true => (found < valid).then_some(found),
+            false if found < valid => Some(found),
+            false => (valid < end).then_some(valid),
+        })
+    }
+
+    /// Copies up to `len` bytes between two regular files; short at the source's end.
+    pub fn copy_file_range(
+        &self,
+        from: InodeNo,
+        from_off: u64,
+        to: InodeNo,
+        to_off: u64,
+        len: u64,
+    ) -> Result<usize> {
+        self.writable()?;
+        let mut buf = vec![0; len.min(COPY_CHUNK) as usize];
+        let mut done = 0;
+        while done < len {
+            let want = (len - done).min(buf.len() as u64) as usize;
+            let copied = self.read(from, from_off + done, &mut buf[..want]).and_then(|n| {
+                if n == 0 { Ok(0) } else { self.write(to, to_off + done, &buf[..n], false) }
+            });
+            match copied {
+                Ok(0) => break,
+                Ok(n) => done += n as u64,
+                Err(err) if done == 0 => return Err(err),
+                Err(_) => break,
+            }
+        }
+        Ok(done as usize)
+    }
+}

@@ -1,0 +1,68 @@
+//! How much there is, and how much is used.
+
+use super::{BLOCK, Overlay};
+use crate::errno::Result;
+
+/// As statfs(2) shows it. Block counts are in units of `frsize` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatFs {
+    pub blocks: u64,
+    pub bfree: u64,
+    pub bavail: u64,
+    pub files: u64,
+    pub ffree: u64,
+    pub bsize: u32,
+    pub namelen: u32,
+    pub frsize: u32,
+}
+
+/// What the upper takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of file data that live files map.
+    pub data_bytes: u64,
+    /// Bytes of superblock and journal.
+    pub metadata_bytes: u64,
+    /// Inodes that the upper holds.
+    pub inodes: u64,
+    /// What the host accounts for: `st_blocks` × 512.
+    pub host_bytes: u64,
+}
+
+impl Overlay {
+    pub fn statfs(&self) -> Result<StatFs> {
+        let usage = self.store.usage()?;
+        let inodes = self.state.read().tree.len() as u64;
+        let host_avail = usage.host_available / BLOCK;
+        let (blocks, free) = match usage.limit {
+            Some(limit) => (limit, limit.saturating_sub(usage.used).min(host_avail)),
+            None => (usage.host_total / BLOCK, host_avail),
+        };
+        let files = match self.inode_limit() {
+            u64::MAX => inodes.saturating_add(free),
+            limit => limit,
+        };
+        Ok(StatFs {
+            blocks,
+            bfree: free,
+            bavail: free,
+            files,
+            ffree: files.saturating_sub(inodes),
+            bsize: BLOCK as u32,
+            namelen: 255,
+            frsize: BLOCK as u32,
+        })
+    }
+
+    pub fn usage(&self) -> Result<Usage> {
+        let store = self.store.usage()?;
+        let tree = &self.state.read().tree;
+        let data_bytes = tree.data_blocks() * BLOCK;
+        Ok(Usage {
+            data_bytes,
+            metadata_bytes: (store.used * BLOCK).saturating_sub(data_bytes),
+            inodes: tree.len() as u64,
+            host_bytes: store.host_bytes,
+        })
+    }
+}

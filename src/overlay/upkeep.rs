@@ -1,0 +1,168 @@
+//! What happens beside the requests: checkpoints of the journal, and a sync now and then.
+
+use super::Overlay;
+use crate::config::Durability;
+use crate::errno::{Errno, Result, of_io};
+use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often a changing upper is looked after.
+const PERIOD: Duration = Duration::from_secs(1);
+/// After this long without one, a durable mount makes a sync point of its own, so that a crash of
+/// the host loses no more than that.
+const SYNC_PERIOD: Duration = Duration::from_secs(30);
+
+/// The thread and what wakes it.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Something was journalled since the thread last looked.
+    changed: AtomicBool,
+    stop: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Upkeep {
+    /// Called after each journalled change: costs a load while the thread is awake.
+    pub fn note_change(&self) {
+        if !self.shared.changed.load(Ordering::Relaxed)
+            && !self.shared.changed.swap(true, Ordering::Relaxed)
+        {
+            let _stop = self.shared.stop.lock();
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// Waits for the next period, or without limit for a change. False at the end.
+    fn rest(&self, limit: Option<Duration>) -> bool {
+        let mut stop = self.stop.lock();
+        let until = limit.map(|limit| Instant::now() + limit);
+        loop {
+            if *stop {
+                return false;
+            }
+            match until {
+                Some(until) => {
+                    if self.wake.wait_until(&mut stop, until).timed_out() {
+                        return !*stop;
+                    }
+                }
+                None if self.changed.load(Ordering::Relaxed) => return true,
+                None => self.wake.wait(&mut stop),
+            }
+        }
+    }
+}
+
+impl Overlay {
+    pub(super) fn start_upkeep(self: &Arc<Overlay>) -> Result<()> {
+        let (weak, shared) = (Arc::downgrade(self), self.upkeep.shared.clone());
+        let hook = weak.clone();
+        self.store.set_sync_hook(Box::new(move || hook.upgrade().is_some_and(|o| o.sync_or_log())));
+        let thread = std::thread::Builder::new().name("upkeep".into());
+        let thread = thread.spawn(move || run(&weak, &shared)).map_err(|err| of_io(&err))?;
+        *self.upkeep.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    pub(super) fn stop_upkeep(&self) {
+        *self.upkeep.shared.stop.lock() = true;
+        self.upkeep.shared.wake.notify_one();
+        let thread = self.upkeep.thread.lock().take();
+        let thread = thread.filter(|t| t.thread().id() != std::thread::current().id());
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the upkeep thread had panicked");
+        }
+    }
+
+    /// Appends a sync point if anything was journalled since the last one.
+    pub(super) fn sync_point(&self) -> Result<()> {
+        let mut st = self.state.write();
+        if st.unsynced_since.is_some() {
+            st.log.as_mut().ok_or(Errno::IO)?.sync_point()?;
+            st.unsynced_since = None;
+        }
+        Ok(())
+    }
+
+    fn sync_or_log(&self) -> bool {
+        if let Err(err) = self.sync_point().and_then(|()| self.store.sync()) {
+            tracing::error!(%err, "cannot sync the filestore");
+        }
+        true
+    }
+
+    /// One round. `idle`: nothing was journalled in the last period. True where another round is
+    /// wanted although nothing changes.
+    fn look_after(&self, idle: bool) -> bool {
+        if let Err(err) = self.checkpoint_if_due(idle) {
+            tracing::warn!(%err, "cannot write a checkpoint; the journal goes on as it is");
+        }
+        let unsynced = self.state.read().unsynced_since;
+        let Some(since) = unsynced.filter(|_| self.durability == Durability::Full) else {
+            return false;
+        };
+        if since.elapsed() >= SYNC_PERIOD {
+            self.sync_or_log();
+            return false;
+        }
+        true
+    }
+
+    /// Replaces the history by an image of the tree when it has outgrown that: by half, or, while
+    /// nothing happens, by a tenth.
+    fn checkpoint_if_due(&self, idle: bool) -> Result<()> {
+        let due = {
+            let st = self.state.read();
+            let Some(log) = st.log.as_ref().filter(|log| log.is_kept()) else { return Ok(()) };
+            let live = st.tree.live_bytes();
+            let allowed = if idle { live / 10 } else { live / 2 } + (256 << 10);
+            log.stats().bytes > live + allowed
+        };
+        if due { self.checkpoint() } else { Ok(()) }
+    }
+
+    /// Writes a checkpoint: the image under the state lock, the flush without it.
+    fn checkpoint(&self) -> Result<()> {
+        let mut pending = {
+            let mut guard = self.state.write();
+            let st = &mut *guard;
+            let Some(log) = st.log.as_mut() else { return Ok(()) };
+            let mut writer = log.begin_checkpoint()?;
+            st.tree.snapshot(&mut |records| writer.write(records))?;
+            log.switch(writer)?
+        };
+        pending.sync()?;
+        let mut st = self.state.write();
+        match st.log.as_mut() {
+            Some(log) => log.commit(pending),
+            None => Ok(()),
+        }
+    }
+}
+
+fn run(overlay: &Weak<Overlay>, shared: &Shared) {
+    let mut again = false;
+    loop {
+        // Sleeps without limit where nothing changes and nothing waits.
+        if !again && !shared.rest(None) {
+            return;
+        }
+        if !shared.rest(Some(PERIOD)) {
+            return;
+        }
+        let idle = !shared.changed.swap(false, Ordering::Relaxed);
+        let Some(overlay) = overlay.upgrade() else { return };
+        again = overlay.look_after(idle) || !idle;
+    }
+}

@@ -1,0 +1,245 @@
+//! Writing: blocks that the upper has are written in place; all others get new blocks, filled up
+//! from the origin at their edges, so that a write copies at most two blocks besides its own data.
+
+use super::attr_ops::{CAPABILITY, check_size, without_privilege};
+use super::io::{View, clip, view};
+use super::{BLOCK, Overlay};
+use crate::attr::InodeNo;
+use crate::errno::Result;
+use crate::filestore::{Extent, Filestore};
+use crate::journal::Urgency;
+use crate::journal::record::Record;
+use crate::upper::{Segment, Source};
+use smallvec::SmallVec;
+
+/// Blocks that no map refers to yet: freed when dropped, unless they were kept.
+pub(super) struct Fresh<'a> {
+    store: &'a Filestore,
+    /// File block, and what it is to map to.
+    pub maps: SmallVec<[(u64, Extent); 2]>,
+}
+
+impl<'a> Fresh<'a> {
+    pub fn new(store: &'a Filestore) -> Fresh<'a> {
+        Fresh { store, maps: SmallVec::new() }
+    }
+
+    /// Takes `len` blocks for file blocks from `at`.
+    pub fn take(&mut self, mut at: u64, len: u64, hint: Option<u64>) -> Result<()> {
+        for extent in self.store.alloc(len, hint)? {
+            self.maps.push((at, extent));
+            at += extent.len;
+        }
+        Ok(())
+    }
+
+    /// The records that map them; then they are the file's.
+    fn records(&self, ino: InodeNo, mut put: impl FnMut(Record<'_>)) {
+        for &(at, Extent { start, len }) in &self.maps {
+            put(Record::Map { ino, at, block: start, len });
+        }
+    }
+
+    fn keep(mut self) {
+        self.maps.clear();
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        self.maps.drain(..).for_each(|(_, extent)| self.store.free(extent));
+    }
+}
+
+/// What a data operation changes of the inode besides its blocks.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Effect {
+    /// The file reaches at least this many bytes.
+    pub grow_to: u64,
+    /// Privileges go, as for a write by somebody without CAP_FSETID.
+    pub kill_suidgid: bool,
+    /// These blocks become a hole: first, count.
+    pub hole: Option<(u64, u64)>,
+}
+
+impl Overlay {
+    /// Writes all of `data`.
+    pub fn write(
+        &self,
+        ino: InodeNo,
+        offset: u64,
+        data: &[u8],
+        kill_suidgid: bool,
+    ) -> Result<usize> {
+        if data.is_empty() {
+            return Ok(0);
+        }
+        self.writable()?;
+        let end = offset.saturating_add(data.len() as u64);
+        check_size(end)?;
+        let _io = self.io_lock(ino);
+        let mut fresh = Fresh::new(&self.store);
+        self.store_range(ino, offset, data, &mut fresh)?;
+        let effect = Effect { grow_to: end, kill_suidgid, hole: None };
+        self.commit_data(ino, fresh, effect)?;
+        Ok(data.len())
+    }
+
+    /// Puts `data` where the file will find it: in place, or in fresh blocks that the caller maps.
+    /// The caller holds the file's I/O lock.
+    pub(super) fn store_range(
+        &self,
+        ino: InodeNo,
+        offset: u64,
+        data: &[u8],
+        fresh: &mut Fresh<'_>,
+    ) -> Result<()> {
+        self.clear_tail(ino, offset)?;
+        let first = offset / BLOCK;
+        let count = (offset + data.len() as u64).div_ceil(BLOCK) - first;
+        let view = view(&self.state.read(), ino, first, count)?;
+        let mut missing: Option<Segment> = None;
+        for segment in &view.segments {
+            match (segment.source, clip(segment, offset, data.len())) {
+                (Source::Data(block), Some((range, skip))) => {
+                    self.store.write_at(block * BLOCK + skip, &data[range])?;
+                    if let Some(gap) = missing.take() {
+                        self.store_fresh(ino, &view, gap, offset, data, fresh)?;
+                    }
+                }
+                _ => {
+                    // Neighbouring holes and unmapped runs become one extent.
+                    let gap = missing.get_or_insert(Segment { len: 0, ..*segment });
+                    gap.len += segment.len;
+                }
+            }
+        }
+        match missing {
+            Some(gap) => self.store_fresh(ino, &view, gap, offset, data, fresh),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes blocks for `gap` and fills them: `data` where it reaches, at the edges what was there.
+    fn store_fresh(
+        &self,
+        ino: InodeNo,
+        view: &View,
+        gap: Segment,
+        offset: u64,
+        data: &[u8],
+        fresh: &mut Fresh<'_>,
+    ) -> Result<()> {
+        let from = fresh.maps.len();
+        fresh.take(gap.at, gap.len, view.hint)?;
+        let (start, end) = (gap.at * BLOCK, (gap.at + gap.len) * BLOCK);
+        let data_end = offset + data.len() as u64;
+        let mut pos = start;
+        while pos < end {
+            // Whole blocks go straight from the request; an edge is put together first.
+            let whole_until = data_end.min(end) / BLOCK * BLOCK;
+            if pos >= offset && whole_until > pos {
+                let slice = &data[(pos - offset) as usize..(whole_until - offset) as usize];
+                self.write_fresh(&fresh.maps[from..], pos, slice)?;
+                pos = whole_until;
+                continue;
+            }
+            let mut block = [0; BLOCK as usize];
+            let keeps_old = offset > pos || data_end < pos + BLOCK;
+            if keeps_old && reads_origin(view, pos / BLOCK) {
+                self.read_origin(ino, &view.origin, pos, &mut block)?;
+            }
+            let (lo, hi) = (offset.max(pos), data_end.min(pos + BLOCK));
+            block[(lo - pos) as usize..(hi - pos) as usize]
+                .copy_from_slice(&data[(lo - offset) as usize..(hi - offset) as usize]);
+            self.write_fresh(&fresh.maps[from..], pos, &block)?;
+            pos += BLOCK;
+        }
+        Ok(())
+    }
+
+    /// Writes whole blocks at byte `pos` of the file into the fresh extents that stand for them.
+    fn write_fresh(&self, maps: &[(u64, Extent)], pos: u64, data: &[u8]) -> Result<()> {
+        for &(at, extent) in maps {
+            let segment = Segment { at, len: extent.len, source: Source::Unmapped };
+            if let Some((range, skip)) = clip(&segment, pos, data.len()) {
+                self.store.write_at(extent.start * BLOCK + skip, &data[range])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Journals what a data operation did, and lets the file have its fresh blocks.
+    pub(super) fn commit_data(&self, ino: InodeNo, fresh: Fresh<'_>, effect: Effect) -> Result<()> {
+        let prepared = self.prepare(ino)?;
+        let mut tx = self.begin()?;
+        let image = tx.raise(ino, &prepared)?;
+        let now = tx.now;
+        fresh.records(ino, |record| tx.put(record));
+        if let Some((at, len)) = effect.hole {
+            tx.put(Record::Hole { ino, at, len });
+        }
+        if effect.grow_to > image.size {
+            tx.put(Record::Size { ino, size: effect.grow_to, origin_len: u64::MAX });
+        }
+        let mode = match effect.kill_suidgid {
+            true => without_privilege(image.mode),
+            false => image.mode,
+        };
+        let had_capability = match (tx.inode(ino), &prepared) {
+            (Some(inode), _) => inode.xattr(CAPABILITY).is_some(),
+            (None, Some(raised)) => raised.xattr(CAPABILITY).is_some(),
+            (None, None) => false,
+        };
+        if had_capability {
+            tx.put(Record::RemoveXattr { ino, name: CAPABILITY });
+        }
+        if mode != image.mode {
+            let size = image.size.max(effect.grow_to);
+            let image = crate::journal::record::InodeImage { mode, size, mtime: now, ctime: now, ..image };
+            tx.put(Record::Inode { ino, image });
+        } else if (image.mtime, image.ctime) != (now, now) {
+            tx.put(Record::Times { ino, mtime: now, ctime: now });
+        }
+        let urgency = match effect.hole {
+            Some(_) if fresh.maps.is_empty() => Urgency::Freeing,
+            _ => Urgency::Normal,
+        };
+        let committed = tx.commit(urgency).map(drop);
+        if committed.is_ok() {
+            fresh.keep();
+        }
+        committed
+    }
+
+    /// Before a file grows from its present size to reach `offset` or beyond: zeroes what an earlier
+    /// truncation left behind the end in its last block. Those bytes are nobody's, so this needs no
+    /// record. The caller holds the file's I/O lock.
+    pub(super) fn clear_tail(&self, ino: InodeNo, offset: u64) -> Result<()> {
+        let (block, skip) = {
+            let st = self.state.read();
+            let Some(inode) = st.tree.get(ino) else { return Ok(()) };
+            let Some((map, _)) = inode.file() else { return Ok(()) };
+            let size = inode.image().size;
+            if offset <= size || size % BLOCK == 0 {
+                return Ok(());
+            }
+            let mut data = None;
+            map.segments(size / BLOCK, 1, |segment| data = Some(segment.source));
+            match data {
+                Some(Source::Data(block)) => (block, size % BLOCK),
+                _ => return Ok(()),
+            }
+        };
+        let zeros = [0; BLOCK as usize];
+        self.store.write_at(block * BLOCK + skip, &zeros[skip as usize..])
+    }
+}
+
+/// Whether a block that is not mapped shows the origin (and not a hole).
+fn reads_origin(view: &View, block: u64) -> bool {
+    view.origin.is_some()
+        && view.segments.iter().any(|s| {
+            s.source == Source::Unmapped && s.at <= block && block < s.at + s.len
+        })
+}
