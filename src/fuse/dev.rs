@@ -99,7 +99,8 @@ impl Buffer {
     }
 }
 
-/// Serves requests of `connection` until it ends. `Ok` when it was unmounted.
+/// Serves requests of `connection` until it ends. `Ok` when it was unmounted, `ECONNABORTED` when
+/// it was aborted (`/sys/fs/fuse/connections`) and what is mounted answers no more.
 pub fn serve(
     connection: impl AsFd,
     readers: &Readers,
@@ -124,7 +125,7 @@ fn serve_one(
     buffer: &mut Buffer,
 ) -> Result<bool> {
     let len = match read(connection, buffer.request_area()) {
-        Ok(0) | Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(false),
+        Ok(0) | Err(Errno::NODEV) => return Ok(false),
         // The request was withdrawn before it could be read.
         Err(Errno::NOENT) => return Ok(true),
         len => len?,

@@ -202,14 +202,15 @@ impl Mounted {
         Arc::clone(&self.dispatcher)
     }
 
-    /// Returns when the connection ended, by whomever it was unmounted, and the overlay was
-    /// destroyed. A lazy unmount ends it when the last user leaves. An error is a worker's: the
-    /// mount was still there and has been detached.
+    /// Returns when the connection ended, by whomever it was ended, and the overlay was destroyed.
+    /// A lazy unmount ends it when the last user leaves. Where the connection ended before the
+    /// mount did (it was aborted, or a worker failed: the error), the mount is detached.
     pub fn run(self) -> Result<()> {
         let mut end = Ok(());
         for served in self.ends {
             if let Err(errno) = served {
-                tracing::error!(%errno, "a worker ended");
+                tracing::error!(%errno, "a worker failed");
+                // The other workers end once nothing is mounted.
                 end = end.and(self.unmounter.unmount()).and(Err(errno));
             }
         }
@@ -222,15 +223,15 @@ impl Mounted {
 #[derive(Clone, Debug)]
 pub struct Unmounter {
     mountpoint: PathBuf,
-    /// Major and minor number; `None` where they could not be had.
-    device: Option<(u32, u32)>,
+    /// `None` where it could not be had.
+    identity: Option<sys::Identity>,
 }
 
 impl Unmounter {
     /// For what is mounted at `mountpoint` now.
     fn new(mountpoint: PathBuf) -> Unmounter {
-        let device = sys::device(&mountpoint).ok();
-        Unmounter { mountpoint, device }
+        let identity = sys::identity(&mountpoint).ok();
+        Unmounter { mountpoint, identity }
     }
 
     /// Where the mount is, as an absolute path.
@@ -240,22 +241,23 @@ impl Unmounter {
 
     /// The device number that `stat` shows of files in the mount.
     pub fn device(&self) -> Option<(u32, u32)> {
-        self.device
+        self.identity.map(|identity| identity.device)
     }
 
     /// Detaches the mount: new users find the directory beneath, [`Mounted::run`] returns when the
     /// last one leaves. Without effect where this mount is not (or no longer) there.
     pub fn unmount(&self) -> Result<()> {
-        if self.device.is_none() || sys::device(&self.mountpoint).ok() != self.device {
-            return Ok(());
+        match (sys::identity(&self.mountpoint), self.identity) {
+            (Ok(now), Some(ours)) if now != ours => Ok(()),
+            (Err(Errno::NOENT | Errno::NOTDIR), _) => Ok(()),
+            _ => mount::unmount(&self.mountpoint),
         }
-        mount::unmount(&self.mountpoint)
     }
 
     /// Lets the kernel gather as many dirty pages for this mount as for any other, which takes
     /// root; elsewhere its default stays.
     fn relax_throttling(&self) {
-        let Some((major, minor)) = self.device else { return };
+        let Some((major, minor)) = self.device() else { return };
         for (file, value) in [("strict_limit", "0"), ("max_ratio", "100")] {
             let path = format!("/sys/class/bdi/{major}:{minor}/{file}");
             if let Err(error) = std::fs::write(&path, value) {
