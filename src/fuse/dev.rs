@@ -1,14 +1,14 @@
 //! The `/dev/fuse` transport: read a request, dispatch, write the reply.
 //!
-//! Workers take turns at reading: whoever holds the [`Lead`] reads, and carries out by itself what
-//! needs memory only, so that one warm thread serves those requests. Before an operation that may
-//! wait for the host it gives the lead away.
+//! A request wakes the reader that has waited longest, so many idle readers mean cold threads.
+//! [`Readers`] keeps few of them: a worker that is about to wait for the host leaves, and only when
+//! nobody reads any more is another one woken.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use memmap2::MmapMut;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use zerocopy::IntoBytes;
 
 use crate::errno::{Errno, Result};
@@ -23,8 +23,52 @@ const PAGE: usize = 4096;
 /// What precedes the data of a WRITE.
 const WRITE_PREFIX: usize = size_of::<abi::InHeader>() + size_of::<abi::WriteIn>();
 
-/// The right to read the next request. Innermost of nothing: no lock is held when it is taken.
-pub type Lead = Mutex<()>;
+/// Who reads requests. Its lock is a leaf: held for a few instructions, never across an operation.
+#[derive(Debug)]
+pub struct Readers {
+    most: usize,
+    state: Mutex<State>,
+    wanted: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Workers that read, or carry out what needs memory only.
+    reading: usize,
+    ended: bool,
+}
+
+impl Readers {
+    /// At most `most` workers, and at least one, read at a time.
+    pub fn new(most: usize) -> Readers {
+        Readers { most: most.max(1), state: Mutex::default(), wanted: Condvar::new() }
+    }
+
+    /// Waits until a further reader is wanted; false when the connection ended meanwhile.
+    fn join(&self) -> bool {
+        let mut state = self.state.lock();
+        while state.reading >= self.most && !state.ended {
+            self.wanted.wait(&mut state);
+        }
+        state.reading += 1;
+        !state.ended
+    }
+
+    /// The calling worker does not read for a while. If nobody does then, a waiting one is woken.
+    fn leave(&self) {
+        let mut state = self.state.lock();
+        state.reading -= 1;
+        if state.reading == 0 {
+            self.wanted.notify_one();
+        }
+    }
+
+    /// Nobody needs to wait any more.
+    fn end(&self) {
+        self.state.lock().ended = true;
+        self.wanted.notify_all();
+    }
+}
 
 /// A worker's buffer: the request, and behind it room for the reply, since a request that carries
 /// much is answered with little. Pages are taken when they are first used.
@@ -55,39 +99,53 @@ impl Buffer {
     }
 }
 
-/// Serves requests of `connection` until it ends. `Ok` when it was unmounted.
+/// Serves requests of `connection` until it ends. `Ok` when it was unmounted, `ECONNABORTED` when
+/// it was aborted (`/sys/fs/fuse/connections`) and what is mounted answers no more.
 pub fn serve(
     connection: impl AsFd,
-    lead: Option<&Lead>,
+    readers: &Readers,
     dispatcher: &Dispatcher,
     buffer: &mut Buffer,
 ) -> Result<()> {
-    let connection = connection.as_fd();
-    let mut turn = lead.map(Lead::lock);
-    loop {
-        let len = match read(connection, buffer.request_area()) {
-            Ok(0) | Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(()),
-            Ok(len) => len,
-            // The request was withdrawn before it could be read.
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(errno),
-        };
-        let (bytes, area) = buffer.split(len);
-        let request = match Request::split(bytes, dispatcher.setxattr_ext()) {
-            Ok(request) => request,
-            Err(errno) => {
-                tracing::error!(len, %errno, "a request that is none");
-                continue;
-            }
-        };
-        let lead_given_away = dispatch::may_block(request.opcode) && turn.take().is_some();
-        if let Some(outcome) = dispatcher.dispatch(&request, area) {
-            answer(connection, request.header.unique, outcome, area);
-        }
-        if lead_given_away {
-            turn = lead.map(Lead::lock);
+    let mut served = Ok(true);
+    if readers.join() {
+        while served == Ok(true) {
+            served = serve_one(connection.as_fd(), readers, dispatcher, buffer);
         }
     }
+    readers.end();
+    served.map(|_| ())
+}
+
+/// Serves one request; false when the connection ended. The caller is a reader before and after.
+fn serve_one(
+    connection: BorrowedFd<'_>,
+    readers: &Readers,
+    dispatcher: &Dispatcher,
+    buffer: &mut Buffer,
+) -> Result<bool> {
+    let len = match read(connection, buffer.request_area()) {
+        Ok(0) | Err(Errno::NODEV) => return Ok(false),
+        // The request was withdrawn before it could be read.
+        Err(Errno::NOENT) => return Ok(true),
+        len => len?,
+    };
+    let (bytes, area) = buffer.split(len);
+    let request = match Request::split(bytes, dispatcher.setxattr_ext()) {
+        Ok(request) => request,
+        Err(errno) => {
+            tracing::error!(len, %errno, "a request that is none");
+            return Ok(true);
+        }
+    };
+    let may_block = dispatch::may_block(request.opcode);
+    if may_block {
+        readers.leave();
+    }
+    if let Some(outcome) = dispatcher.dispatch(&request, area) {
+        answer(connection, request.header.unique, outcome, area);
+    }
+    Ok(!may_block || readers.join())
 }
 
 /// Reads one request. Transient errors are retried.
@@ -127,6 +185,22 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_waiting_worker_reads_when_nobody_else_does() {
+        let readers = Readers::new(2);
+        assert!(readers.join() && readers.join());
+        std::thread::scope(|scope| {
+            let third = scope.spawn(|| readers.join());
+            readers.leave();
+            readers.leave();
+            assert!(third.join().unwrap());
+            assert!(readers.join());
+            let fourth = scope.spawn(|| readers.join());
+            readers.end();
+            assert!(!fourth.join().unwrap());
+        });
+    }
 
     #[test]
     fn write_data_and_reply_room_are_page_aligned() {

@@ -82,7 +82,7 @@ pub enum Answer {
 }
 
 /// Everything taken when the kernel offers it, whatever the wishes. Left out on purpose: locks (the
-/// kernel's own are right for a local file system), splicing, ABORT_ERROR, security contexts, DAX,
+/// kernel's own are right for a local file system), splicing, security contexts, DAX,
 /// automatic invalidation (nobody else changes this tree), RESEND.
 const ALWAYS: u64 = init::ASYNC_READ
     | init::ATOMIC_O_TRUNC
@@ -93,6 +93,7 @@ const ALWAYS: u64 = init::ASYNC_READ
     | init::ASYNC_DIO
     | init::PARALLEL_DIROPS
     | init::POSIX_ACL
+    | init::ABORT_ERROR
     | init::MAX_PAGES
     | init::CACHE_SYMLINKS
     | init::EXPLICIT_INVAL_DATA

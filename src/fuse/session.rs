@@ -2,15 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::{Arc, mpsc};
 
 use zerocopy::IntoBytes;
 
 use crate::errno::{self, Errno, Result};
 use crate::fuse::abi::{self, Opcode};
 use crate::fuse::decode::Request;
-use crate::fuse::dev::{self, Buffer, Lead};
+use crate::fuse::dev::{self, Buffer, Readers};
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::init::{self, Answer, Negotiated, Wishes};
 use crate::fuse::mount::{self, MountError, MountOptions};
@@ -24,8 +23,8 @@ pub struct Settings {
     pub mount: MountOptions,
     /// Worker threads; at least two, so that one slow request does not hold up all.
     pub threads: usize,
-    /// Idle workers wait for their turn to read instead of all reading at once.
-    pub take_turns: bool,
+    /// How many idle workers wait for requests; further ones sleep until these are busy.
+    pub idle_readers: usize,
     /// A device descriptor for each worker where the kernel gives one.
     pub clone_device: bool,
     /// The kernel gathers writes in its page cache.
@@ -46,7 +45,7 @@ impl Default for Settings {
         Settings {
             mount: MountOptions::default(),
             threads: 4,
-            take_turns: true,
+            idle_readers: 2,
             clone_device: true,
             writeback_cache: true,
             no_opendir: false,
@@ -93,9 +92,9 @@ impl Session {
         let unmounter = Unmounter::new(mountpoint);
         let started = start(&device, settings, &wishes, overlay);
         match started {
-            Ok((dispatcher, workers)) => {
+            Ok((dispatcher, ends)) => {
                 unmounter.relax_throttling();
-                Ok(Mounted { unmounter, dispatcher, workers })
+                Ok(Mounted { unmounter, dispatcher, ends })
             }
             Err(error) => {
                 if let Err(errno) = unmounter.unmount() {
@@ -107,27 +106,37 @@ impl Session {
     }
 }
 
-type Workers = Vec<JoinHandle<Result<()>>>;
+/// How each worker ended; closed when all have.
+type Ends = mpsc::Receiver<Result<()>>;
 
 fn start(
     device: &Arc<OwnedFd>,
     settings: &Settings,
     wishes: &Wishes,
     overlay: Arc<Overlay>,
-) -> std::result::Result<(Arc<Dispatcher>, Workers), MountError> {
+) -> std::result::Result<(Arc<Dispatcher>, Ends), MountError> {
     let agreed = shake_hands(device, wishes)?;
     let dispatcher = Arc::new(Dispatcher::new(overlay, settings.validity));
     dispatcher.agree(agreed);
-    let lead = settings.take_turns.then(|| Arc::new(Lead::default()));
-    let workers = (0..settings.threads.max(2)).map(|at| {
+    let readers = Arc::new(Readers::new(settings.idle_readers));
+    let (ended, ends) = mpsc::channel();
+    for at in 0..settings.threads.max(2) {
         let device = worker_device(device, at, settings.clone_device);
-        let mut buffer = Buffer::new(agreed.max_io)?;
-        let (lead, dispatcher) = (lead.clone(), Arc::clone(&dispatcher));
-        let serve = move || dev::serve(&*device, lead.as_deref(), &dispatcher, &mut buffer);
-        std::thread::Builder::new().name(format!("fuse-{at}")).spawn(serve)
-    });
-    let workers = workers.collect::<std::io::Result<_>>().map_err(MountError::Resources)?;
-    Ok((dispatcher, workers))
+        let mut buffer = Buffer::new(agreed.max_io).map_err(MountError::Resources)?;
+        let (readers, dispatcher) = (Arc::clone(&readers), Arc::clone(&dispatcher));
+        let ended = ended.clone();
+        let serve = move || {
+            let served = dev::serve(&*device, &readers, &dispatcher, &mut buffer);
+            if ended.send(served).is_err() {
+                tracing::debug!("nobody waits for the session's end");
+            }
+        };
+        std::thread::Builder::new()
+            .name(format!("fuse-{at}"))
+            .spawn(serve)
+            .map_err(MountError::Resources)?;
+    }
+    Ok((dispatcher, ends))
 }
 
 /// The first worker has the connection's own descriptor, others one each where possible.
@@ -179,7 +188,7 @@ fn shake_hands(device: &OwnedFd, wishes: &Wishes) -> std::result::Result<Negotia
 pub struct Mounted {
     unmounter: Unmounter,
     dispatcher: Arc<Dispatcher>,
-    workers: Workers,
+    ends: Ends,
 }
 
 impl Mounted {
@@ -193,15 +202,15 @@ impl Mounted {
         Arc::clone(&self.dispatcher)
     }
 
-    /// Returns when the connection ended, by whomever it was unmounted, and the overlay was
-    /// destroyed. A lazy unmount ends it when the last user leaves. An error is a worker's: the
-    /// mount was still there and has been detached.
+    /// Returns when the connection ended, by whomever it was ended, and the overlay was destroyed.
+    /// A lazy unmount ends it when the last user leaves. Where the connection ended before the
+    /// mount did (it was aborted, or a worker failed: the error), the mount is detached.
     pub fn run(self) -> Result<()> {
         let mut end = Ok(());
-        for worker in self.workers {
-            let served = worker.join().unwrap_or(Err(Errno::IO));
+        for served in self.ends {
             if let Err(errno) = served {
-                tracing::error!(%errno, "a worker ended");
+                tracing::error!(%errno, "a worker failed");
+                // The other workers end once nothing is mounted.
                 end = end.and(self.unmounter.unmount()).and(Err(errno));
             }
         }
@@ -214,15 +223,15 @@ impl Mounted {
 #[derive(Clone, Debug)]
 pub struct Unmounter {
     mountpoint: PathBuf,
-    /// Major and minor number; `None` where they could not be had.
-    device: Option<(u32, u32)>,
+    /// `None` where it could not be had.
+    identity: Option<sys::Identity>,
 }
 
 impl Unmounter {
     /// For what is mounted at `mountpoint` now.
     fn new(mountpoint: PathBuf) -> Unmounter {
-        let device = sys::device(&mountpoint).ok();
-        Unmounter { mountpoint, device }
+        let identity = sys::identity(&mountpoint).ok();
+        Unmounter { mountpoint, identity }
     }
 
     /// Where the mount is, as an absolute path.
@@ -232,22 +241,23 @@ impl Unmounter {
 
     /// The device number that `stat` shows of files in the mount.
     pub fn device(&self) -> Option<(u32, u32)> {
-        self.device
+        self.identity.map(|identity| identity.device)
     }
 
     /// Detaches the mount: new users find the directory beneath, [`Mounted::run`] returns when the
     /// last one leaves. Without effect where this mount is not (or no longer) there.
     pub fn unmount(&self) -> Result<()> {
-        if self.device.is_none() || sys::device(&self.mountpoint).ok() != self.device {
-            return Ok(());
+        match (sys::identity(&self.mountpoint), self.identity) {
+            (Ok(now), Some(ours)) if now != ours => Ok(()),
+            (Err(Errno::NOENT | Errno::NOTDIR), _) => Ok(()),
+            _ => mount::unmount(&self.mountpoint),
         }
-        mount::unmount(&self.mountpoint)
     }
 
     /// Lets the kernel gather as many dirty pages for this mount as for any other, which takes
     /// root; elsewhere its default stays.
     fn relax_throttling(&self) {
-        let Some((major, minor)) = self.device else { return };
+        let Some((major, minor)) = self.device() else { return };
         for (file, value) in [("strict_limit", "0"), ("max_ratio", "100")] {
             let path = format!("/sys/class/bdi/{major}:{minor}/{file}");
             if let Err(error) = std::fs::write(&path, value) {

@@ -31,13 +31,25 @@ pub fn detach(target: &Path) -> Result<()> {
     rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
 }
 
-/// The device number, major and minor, of what is mounted at `path`. Asks the file system nothing,
-/// so that its own daemon may call it.
-pub fn device(path: &Path) -> Result<(u32, u32)> {
-    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
-    let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())?;
-    Ok((stat.stx_dev_major, stat.stx_dev_minor))
+/// Which mount it is that a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Major and minor number, which later mounts may get again.
+    pub device: (u32, u32),
+    /// Never used again (Linux 6.8); before, a number that may be; 0 before Linux 5.8.
+    pub mount: u64,
 }
+
+/// Which mount `path` lies on. Asks the file system nothing, so that its own daemon may call it.
+pub fn identity(path: &Path) -> Result<Identity> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    let wanted = StatxFlags::MNT_ID.union(MNT_ID_UNIQUE);
+    let stat = rustix::fs::statx(CWD, path, flags, wanted)?;
+    Ok(Identity { device: (stat.stx_dev_major, stat.stx_dev_minor), mount: stat.stx_mnt_id })
+}
+
+/// STATX_MNT_ID_UNIQUE.
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// Two connected stream sockets, closed on exec.
 pub fn socket_pair() -> Result<(OwnedFd, OwnedFd)> {
