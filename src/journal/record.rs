@@ -27,32 +27,82 @@ pub struct InodeImage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     /// The inode exists with these attributes. An after-image: made new where there was none.
-    Inode { ino: InodeNo, image: InodeImage },
+    Inode {
+        ino: InodeNo,
+        image: InodeImage,
+    },
     /// The inode is gone, with its extents, xattrs and entries.
-    Drop { ino: InodeNo },
+    Drop {
+        ino: InodeNo,
+    },
     /// Modification and change time.
-    Times { ino: InodeNo, mtime: Time, ctime: Time },
+    Times {
+        ino: InodeNo,
+        mtime: Time,
+        ctime: Time,
+    },
     /// A symlink's target (once, right after its `Inode`).
-    Target { ino: InodeNo, target: &'a [u8] },
+    Target {
+        ino: InodeNo,
+        target: &'a [u8],
+    },
     /// What lies below an inode: a file's data where nothing is mapped, up to `len` bytes; or, for a
     /// directory (`len` 0), one more merged directory, topmost first.
-    Origin { ino: InodeNo, layer: LayerId, len: u64, path: &'a [u8] },
+    Origin {
+        ino: InodeNo,
+        layer: LayerId,
+        len: u64,
+        path: &'a [u8],
+    },
     /// Directory entry `name` of `parent` is `ino`. `covers`: a lower name lies beneath.
-    Link { parent: InodeNo, ino: InodeNo, covers: bool, name: &'a [u8] },
+    Link {
+        parent: InodeNo,
+        ino: InodeNo,
+        covers: bool,
+        name: &'a [u8],
+    },
     /// Entry `name` of `parent` is absent although a lower has it.
-    Whiteout { parent: InodeNo, name: &'a [u8] },
+    Whiteout {
+        parent: InodeNo,
+        name: &'a [u8],
+    },
     /// Entry `name` of `parent` is absent and no lower has it.
-    Unlink { parent: InodeNo, name: &'a [u8] },
-    SetXattr { ino: InodeNo, name: &'a [u8], value: &'a [u8] },
-    RemoveXattr { ino: InodeNo, name: &'a [u8] },
+    Unlink {
+        parent: InodeNo,
+        name: &'a [u8],
+    },
+    SetXattr {
+        ino: InodeNo,
+        name: &'a [u8],
+        value: &'a [u8],
+    },
+    RemoveXattr {
+        ino: InodeNo,
+        name: &'a [u8],
+    },
     /// `len` file blocks from `at` are kept in the filestore from `block`.
-    Map { ino: InodeNo, at: u64, block: u64, len: u64 },
+    Map {
+        ino: InodeNo,
+        at: u64,
+        block: u64,
+        len: u64,
+    },
     /// `len` file blocks from `at` read as zeros and are kept nowhere (they also hide the origin).
-    Hole { ino: InodeNo, at: u64, len: u64 },
+    Hole {
+        ino: InodeNo,
+        at: u64,
+        len: u64,
+    },
     /// The file's size in bytes, and how much of its origin is still valid.
-    Size { ino: InodeNo, size: u64, origin_len: u64 },
+    Size {
+        ino: InodeNo,
+        size: u64,
+        origin_len: u64,
+    },
     /// Upper inode numbers below this are taken.
-    NextInode { next: u64 },
+    NextInode {
+        next: u64,
+    },
     /// All that precedes was on stable storage when the flush that followed this ended.
     SyncPoint,
 }
@@ -329,7 +379,11 @@ mod tests {
             let mut bytes = Vec::new();
             record.encode(&mut bytes);
             for cut in 0..bytes.len() {
-                assert_eq!(Record::decode(&mut &bytes[..cut]), Err(Malformed), "{record:?} at {cut}");
+                assert_eq!(
+                    Record::decode(&mut &bytes[..cut]),
+                    Err(Malformed),
+                    "{record:?} at {cut}"
+                );
             }
         }
     }
