@@ -1,3 +1,31 @@
 //! The upper's history: the record codec and the log that keeps it in the filestore.
+//!
+//! Opening goes by types: [`open`] or [`open_or_create`] reads the superblock and finds out how much
+//! of the journal holds ([`Recovering`]); [`Recovering::replay`] hands out its frames, after which
+//! the caller marks the extents in use ([`Replayed`]); [`Replayed::start`] makes the log appendable.
+//! Mediums that end with the mount have no journal: [`unkept`] gives a log that forgets.
+//!
+//! Lock order: the owner keeps the [`Log`] inside its own state lock; its methods take the
+//! filestore's allocator lock, and those that say so wait for the host.
 
+mod chain;
+mod log;
 pub mod record;
+mod replay;
+mod segment;
+mod superblock;
+#[cfg(test)]
+mod tests;
+
+pub use crate::filestore::OpenError;
+pub use log::{CheckpointWriter, Log, PendingCheckpoint, Stats, Urgency};
+pub use replay::{Recovering, Recovery, Replayed, open, open_or_create, open_read_only, unkept};
+pub use segment::MAX_PAYLOAD;
+
+type Result<T, E = rustix::io::Errno> = std::result::Result<T, E>;
+
+/// Bytes that nobody can guess.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,139 @@
+//! The host file: a small trait, and the real thing.
+
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use crate::errno::Result;
+use crate::sys::{fallocate, map::Window};
+
+/// One host file. Offsets and lengths are bytes.
+pub trait Backing: Send + Sync + std::fmt::Debug {
+    /// One `preadv`; may be short; 0 at the end of the file.
+    fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize>;
+    /// One `pwritev`; may be short.
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<usize>;
+    /// Gives the range back to the host; it reads as zeros. The length stays.
+    fn punch(&self, offset: u64, len: u64) -> Result<()>;
+    /// Reserves space for the range on the host, keeping what is in it; the file may grow.
+    fn allocate(&self, offset: u64, len: u64) -> Result<()>;
+    /// [`Backing::allocate`], and the range reads as zeros.
+    fn allocate_zeroed(&self, offset: u64, len: u64) -> Result<()>;
+    fn set_len(&self, len: u64) -> Result<()>;
+    /// `fdatasync`.
+    fn sync(&self) -> Result<()>;
+    fn length(&self) -> Result<u64>;
+    /// Bytes the file takes on the host (`st_blocks` × 512).
+    fn host_bytes(&self) -> Result<u64>;
+    /// Bytes the host file system has left for us, and its size.
+    fn host_space(&self) -> Result<(u64, u64)>;
+    /// A window to write through; `None` where a mapped write might find no space.
+    fn map(&self, offset: u64, len: usize) -> Result<Option<Window>>;
+    /// The next range that holds data, from `offset` on: its start and end. May name too much.
+    fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>>;
+    /// The descriptor, for splice and the like.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// File systems (`statfs` f_type) whose reserved space is what a mapped write lands in.
+/// Elsewhere, on copy-on-write and network file systems, a write may need new space.
+const MAPPABLE: [i64; 4] = [
+    0xef53,      // ext4
+    0x5846_5342, // xfs
+    0x0102_1994, // tmpfs, memfd
+    0xf2f5_2010, // f2fs
+];
+
+/// A file of the host.
+#[derive(Debug)]
+pub struct HostFile {
+    file: File,
+    mappable: bool,
+}
+
+impl HostFile {
+    /// # Errors
+    /// What `fstatfs` says.
+    pub fn new(file: File) -> Result<HostFile> {
+        let kind = rustix::fs::fstatfs(&file)?.f_type;
+        #[allow(clippy::unnecessary_cast)] // the type differs between architectures
+        let mappable = MAPPABLE.contains(&(kind as i64));
+        Ok(HostFile { file, mappable })
+    }
+
+    fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
+        static ZEROS: [u8; 65536] = [0; 65536];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(ZEROS.len() as u64) as usize;
+            done += self.write_at(&[IoSlice::new(&ZEROS[..n])], offset + done)? as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Backing for HostFile {
+    fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
+        loop {
+            match rustix::io::preadv(&self.file, bufs, offset) {
+                Err(Errno::INTR) => {}
+                done => return done,
+            }
+        }
+    }
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<usize> {
+        rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, bufs, offset))
+    }
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        fallocate::punch(self.file.as_fd(), offset, len)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        match fallocate::allocate(self.file.as_fd(), offset, len) {
+            // No such promise here; windows are not given out on such file systems.
+            Err(Errno::OPNOTSUPP) if !self.mappable => Ok(()),
+            done => done,
+        }
+    }
+    fn allocate_zeroed(&self, offset: u64, len: u64) -> Result<()> {
+        match fallocate::allocate_zeroed(self.file.as_fd(), offset, len) {
+            Err(Errno::OPNOTSUPP) => self.write_zeros(offset, len),
+            done => done,
+        }
+    }
+    fn set_len(&self, len: u64) -> Result<()> {
+        rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))
+    }
+    fn sync(&self) -> Result<()> {
+        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.file))
+    }
+    fn length(&self) -> Result<u64> {
+        Ok(u64::try_from(rustix::fs::fstat(&self.file)?.st_size).unwrap_or(0))
+    }
+    fn host_bytes(&self) -> Result<u64> {
+        Ok(u64::try_from(rustix::fs::fstat(&self.file)?.st_blocks).unwrap_or(0) * 512)
+    }
+    fn host_space(&self) -> Result<(u64, u64)> {
+        let vfs = rustix::fs::fstatvfs(&self.file)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(vfs.f_frsize);
+        Ok((bytes(vfs.f_bavail), bytes(vfs.f_blocks)))
+    }
+    fn map(&self, offset: u64, len: usize) -> Result<Option<Window>> {
+        if !self.mappable {
+            return Ok(None);
+        }
+        Window::new(self.file.as_fd(), offset, len).map(Some)
+    }
+    fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>> {
+        use rustix::fs::{SeekFrom, seek};
+        let start = match seek(&self.file, SeekFrom::Data(offset)) {
+            Err(Errno::NXIO) => return Ok(None),
+            found => found?,
+        };
+        Ok(Some((start, seek(&self.file, SeekFrom::Hole(start))?)))
+    }
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+}

@@ -1,0 +1,281 @@
+//! A host file for tests that fails, dies or loses power when told to.
+
+use std::collections::BTreeMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::Backing;
+use crate::errno::Result;
+use crate::sys::map::Window;
+
+const SECTOR: usize = 512;
+type Sector = [u8; SECTOR];
+
+/// What happens at the n-th call that changes the file (counted from 0).
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// That call fails; later ones work.
+    Once(u64, Errno),
+    /// That call and all after it fail.
+    From(u64, Errno),
+    /// That call changes only part of what it should, and nothing changes after: a kill.
+    Kill(u64),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    now: BTreeMap<u64, Sector>,
+    len: u64,
+    durable: BTreeMap<u64, Sector>,
+    durable_len: u64,
+    /// Contents that sectors had since the last sync, oldest first.
+    since: BTreeMap<u64, Vec<Sector>>,
+    lens: Vec<u64>,
+    calls: u64,
+    fault: Option<Fault>,
+    /// Bytes that fit on the host.
+    room: Option<u64>,
+}
+
+/// A file in memory. Clones are the same file.
+#[derive(Clone, Debug, Default)]
+pub struct Faulty(Arc<Mutex<State>>);
+
+/// A small random generator, so that a seed tells all.
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+}
+
+impl State {
+    fn sector(&self, n: u64) -> Sector {
+        self.now.get(&n).copied().unwrap_or([0; SECTOR])
+    }
+
+    fn put(&mut self, n: u64, s: Sector) {
+        self.since.entry(n).or_default().push(s);
+        if s == [0; SECTOR] {
+            self.now.remove(&n);
+        } else {
+            self.now.insert(n, s);
+        }
+    }
+
+    fn write(&mut self, mut offset: u64, mut data: &[u8]) {
+        self.grow(offset + data.len() as u64);
+        while !data.is_empty() {
+            let (n, at) = (offset / SECTOR as u64, (offset % SECTOR as u64) as usize);
+            let k = data.len().min(SECTOR - at);
+            let mut s = self.sector(n);
+            s[at..at + k].copy_from_slice(&data[..k]);
+            self.put(n, s);
+            offset += k as u64;
+            data = &data[k..];
+        }
+    }
+
+    fn zero(&mut self, offset: u64, len: u64) {
+        let sectors: Vec<u64> = self
+            .now
+            .range(offset / SECTOR as u64..(offset + len) / SECTOR as u64)
+            .map(|(n, _)| *n)
+            .collect();
+        sectors.into_iter().for_each(|n| self.put(n, [0; SECTOR]));
+    }
+
+    fn grow(&mut self, len: u64) {
+        if len > self.len {
+            self.len = len;
+            self.lens.push(len);
+        }
+    }
+
+    /// Counts a call; `Ok(true)`: do it, `Ok(false)`: do part of it and be dead.
+    fn step(&mut self) -> Result<bool> {
+        let n = self.calls;
+        self.calls += 1;
+        match self.fault {
+            Some(Fault::Once(at, err)) if n == at => Err(err),
+            Some(Fault::From(at, err)) if n >= at => Err(err),
+            Some(Fault::Kill(at)) if n == at => Ok(false),
+            Some(Fault::Kill(at)) if n > at => Err(Errno::IO),
+            _ => Ok(true),
+        }
+    }
+}
+
+impl Faulty {
+    /// A file with these bytes, all durable.
+    pub fn with(bytes: &[u8]) -> Faulty {
+        let file = Faulty::default();
+        {
+            let mut s = file.0.lock();
+            s.write(0, bytes);
+        }
+        file.settle();
+        file
+    }
+
+    /// Everything is durable now.
+    pub fn settle(&self) {
+        let mut s = self.0.lock();
+        s.durable = s.now.clone();
+        s.durable_len = s.len;
+        s.since.clear();
+        s.lens.clear();
+    }
+
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.0.lock().fault = fault;
+    }
+
+    /// The host is full at this many bytes.
+    pub fn set_room(&self, room: Option<u64>) {
+        self.0.lock().room = room;
+    }
+
+    /// Calls so far that change the file.
+    pub fn calls(&self) -> u64 {
+        self.0.lock().calls
+    }
+
+    /// The page cache's view: what a killed daemon leaves.
+    pub fn bytes(&self) -> Vec<u8> {
+        let s = self.0.lock();
+        let mut out = vec![0; s.len as usize];
+        for (n, sector) in &s.now {
+            let at = *n as usize * SECTOR;
+            if at < out.len() {
+                let k = SECTOR.min(out.len() - at);
+                out[at..at + k].copy_from_slice(&sector[..k]);
+            }
+        }
+        out
+    }
+
+    /// The file as a power cut leaves it: of each sector written since the last sync, any of the
+    /// contents it had since then.
+    pub fn after_power_cut(&self, rng: &mut Rng) -> Faulty {
+        let s = self.0.lock();
+        let mut now = s.durable.clone();
+        for (n, contents) in &s.since {
+            let k = rng.below(contents.len() as u64 + 1) as usize;
+            if k > 0 {
+                now.insert(*n, contents[k - 1]);
+            }
+        }
+        let k = rng.below(s.lens.len() as u64 + 1) as usize;
+        let len = if k > 0 { s.lens[k - 1] } else { s.durable_len };
+        now.retain(|n, _| n * (SECTOR as u64) < len);
+        let state = State { durable: now.clone(), now, len, durable_len: len, ..State::default() };
+        Faulty(Arc::new(Mutex::new(state)))
+    }
+}
+
+impl Backing for Faulty {
+    fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
+        let s = self.0.lock();
+        let mut done = 0;
+        for buf in bufs {
+            let mut rest: &mut [u8] = buf;
+            while !rest.is_empty() && offset + (done as u64) < s.len {
+                let at = offset + done as u64;
+                let within = (at % SECTOR as u64) as usize;
+                let n = rest.len().min(SECTOR - within).min((s.len - at) as usize);
+                let (now, later) = rest.split_at_mut(n);
+                match s.now.get(&(at / SECTOR as u64)) {
+                    Some(sector) => now.copy_from_slice(&sector[within..within + n]),
+                    None => now.fill(0),
+                }
+                rest = later;
+                done += n;
+            }
+        }
+        Ok(done)
+    }
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<usize> {
+        let data: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
+        let mut s = self.0.lock();
+        if s.step()? {
+            s.write(offset, &data);
+            return Ok(data.len());
+        }
+        s.write(offset, &data[..data.len() / 2]);
+        Err(Errno::IO)
+    }
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let mut s = self.0.lock();
+        if s.step()? {
+            s.zero(offset, len);
+        }
+        Ok(())
+    }
+    fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        let mut s = self.0.lock();
+        if s.room.is_some_and(|room| offset + len > room) {
+            return Err(Errno::NOSPC);
+        }
+        if s.step()? {
+            s.grow(offset + len);
+        }
+        Ok(())
+    }
+    fn allocate_zeroed(&self, offset: u64, len: u64) -> Result<()> {
+        self.allocate(offset, len)?;
+        self.0.lock().zero(offset, len);
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> Result<()> {
+        let mut s = self.0.lock();
+        if s.step()? {
+            if len < s.len {
+                let gone = s.len.next_multiple_of(SECTOR as u64) - len;
+                s.zero(len, gone);
+            }
+            s.len = len;
+            s.lens.push(len);
+        }
+        Ok(())
+    }
+    fn sync(&self) -> Result<()> {
+        if self.0.lock().step()? {
+            self.settle();
+        }
+        Ok(())
+    }
+    fn length(&self) -> Result<u64> {
+        Ok(self.0.lock().len)
+    }
+    fn host_bytes(&self) -> Result<u64> {
+        Ok(self.0.lock().now.len() as u64 * SECTOR as u64)
+    }
+    fn host_space(&self) -> Result<(u64, u64)> {
+        Ok((1 << 40, 1 << 40))
+    }
+    fn map(&self, _offset: u64, _len: usize) -> Result<Option<Window>> {
+        Ok(None)
+    }
+    fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>> {
+        let s = self.0.lock();
+        let next = s.now.range(offset / SECTOR as u64..).next().map(|(n, _)| n * SECTOR as u64);
+        Ok(next.map(|at| (at.max(offset), at + SECTOR as u64)))
+    }
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

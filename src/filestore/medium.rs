@@ -1,0 +1,211 @@
+//! Where the host file comes from: a named file, an unlinked one, memory.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Backing, HostFile};
+use crate::config::Medium;
+
+/// The filestore's name in the host's `upperdir`.
+pub const FILE_NAME: &str = ".overcoat.filestore";
+/// Its name while it is made, where the host cannot make a file without a name.
+const NEW_NAME: &str = ".overcoat.filestore.new";
+
+/// Why a filestore could not be opened. Displays as one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The magic is missing.
+    NotAFilestore,
+    /// A later version wrote it, or one with features that this one lacks.
+    NewerVersion(u32),
+    /// Neither slot of the superblock is whole.
+    DamagedSuperblock,
+    /// The journal's first segment is not what the superblock says.
+    DamagedJournal,
+    /// Shorter than its superblock.
+    Truncated,
+    /// Another process has it open.
+    InUse,
+    /// There is none.
+    Missing,
+    /// The host refused what the text says.
+    Host(&'static str, Errno),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OpenError::NotAFilestore => f.write_str("not a filestore (no magic at its start)"),
+            OpenError::NewerVersion(v) => {
+                write!(f, "the filestore has format version {v}, which this program does not know")
+            }
+            OpenError::DamagedSuperblock => {
+                f.write_str("the filestore's superblock is damaged (both copies)")
+            }
+            OpenError::DamagedJournal => {
+                f.write_str("the start of the filestore's journal is damaged")
+            }
+            OpenError::Truncated => f.write_str("the filestore is cut off within its superblock"),
+            OpenError::InUse => f.write_str("the filestore is in use (already mounted?)"),
+            OpenError::Missing => f.write_str("there is no filestore"),
+            OpenError::Host(what, err) => {
+                let err = std::io::Error::from_raw_os_error(err.raw_os_error());
+                write!(f, "the filestore could not be {what}: {err}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// How a filestore is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To look: shared with others who look.
+    ReadOnly,
+    /// To mount: with nobody else.
+    ReadWrite,
+}
+
+fn host(what: &'static str) -> impl Fn(Errno) -> OpenError {
+    move |err| OpenError::Host(what, err)
+}
+
+fn lock(fd: impl AsFd, access: Access) -> Result<(), OpenError> {
+    let how = match access {
+        Access::ReadOnly => FlockOperation::NonBlockingLockShared,
+        Access::ReadWrite => FlockOperation::NonBlockingLockExclusive,
+    };
+    rustix::fs::flock(fd, how).map_err(|err| match err {
+        Errno::WOULDBLOCK => OpenError::InUse,
+        err => OpenError::Host("locked", err),
+    })
+}
+
+fn backing(fd: OwnedFd) -> Result<HostFile, OpenError> {
+    HostFile::new(File::from(fd)).map_err(host("examined"))
+}
+
+/// Opens and locks the file `name` of `dir` (no symbolic link); `None` when there is none.
+pub fn open_named(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    access: Access,
+) -> Result<Option<HostFile>, OpenError> {
+    let mode = if access == Access::ReadOnly { OFlags::RDONLY } else { OFlags::RDWR };
+    let flags = mode | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    loop {
+        let fd = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(OpenError::NotAFilestore),
+            opened => opened.map_err(host("opened"))?,
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(host("examined"))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Err(OpenError::NotAFilestore);
+        }
+        lock(&fd, access)?;
+        // Whoever had it before may have replaced it just before we got the lock.
+        match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(now) if (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino) => {
+                return backing(fd).map(Some);
+            }
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(err) => return Err(OpenError::Host("examined", err)),
+        }
+    }
+}
+
+/// A file without a name in `dir`, or one that has `NEW_NAME` until [`publish`] moves it.
+fn nameless(dir: BorrowedFd<'_>) -> Result<(OwnedFd, bool), OpenError> {
+    let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+    match rustix::fs::openat(dir, ".", flags | OFlags::TMPFILE, mode) {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {}
+        made => return Ok((made.map_err(host("created"))?, true)),
+    }
+    let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    let made = match rustix::fs::openat(dir, NEW_NAME, flags, mode) {
+        Err(Errno::EXIST) => {
+            // Left behind by a crash, unless somebody holds its lock.
+            let stale = open_named(dir, Path::new(NEW_NAME), Access::ReadWrite)?;
+            if stale.is_some() {
+                rustix::fs::unlinkat(dir, NEW_NAME, AtFlags::empty()).map_err(host("created"))?;
+            }
+            rustix::fs::openat(dir, NEW_NAME, flags, mode)
+        }
+        made => made,
+    };
+    Ok((made.map_err(host("created"))?, false))
+}
+
+/// Links the file to its name. False when that name is taken.
+fn publish(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    file: &HostFile,
+    nameless: bool,
+) -> Result<bool, OpenError> {
+    let linked = if nameless {
+        let fd = file.fd().ok_or(OpenError::Host("created", Errno::BADF))?;
+        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        rustix::fs::linkat(CWD, link.as_str(), dir, name, AtFlags::SYMLINK_FOLLOW)
+    } else {
+        let linked = rustix::fs::linkat(dir, NEW_NAME, dir, name, AtFlags::empty());
+        rustix::fs::unlinkat(dir, NEW_NAME, AtFlags::empty()).map_err(host("created"))?;
+        linked
+    };
+    match linked {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(err) => Err(OpenError::Host("created", err)),
+    }
+}
+
+/// Makes the file `name` in `dir` (mode 0600), locked, which nobody sees before `fill` has written
+/// it. `None` when somebody else made one meanwhile. `durable`: its name is, on return.
+pub fn create_named(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    durable: bool,
+    fill: impl FnOnce(&HostFile) -> Result<(), Errno>,
+) -> Result<Option<HostFile>, OpenError> {
+    let (fd, has_no_name) = nameless(dir)?;
+    lock(&fd, Access::ReadWrite)?;
+    let file = backing(fd)?;
+    fill(&file).map_err(host("created"))?;
+    if durable {
+        file.sync().map_err(host("synced"))?;
+    }
+    if !publish(dir, name, &file, has_no_name)? {
+        return Ok(None);
+    }
+    if durable {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(dir, ".", flags, Mode::empty()).map_err(host("synced"))?;
+        rustix::fs::fsync(dir).map_err(host("synced"))?;
+    }
+    Ok(Some(file))
+}
+
+/// The host file of a medium that does not outlive the mount.
+pub fn unnamed(medium: &Medium) -> Result<HostFile, OpenError> {
+    let dir = match medium {
+        Medium::Dir(dir) => dir,
+        Medium::Memory | Medium::OwnFile => {
+            let fd = rustix::fs::memfd_create("overcoat", MemfdFlags::CLOEXEC)
+                .map_err(host("created"))?;
+            return backing(fd);
+        }
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, Mode::empty()).map_err(host("created"))?;
+    let (fd, has_no_name) = nameless(dir.as_fd())?;
+    if !has_no_name {
+        rustix::fs::unlinkat(&dir, NEW_NAME, AtFlags::empty()).map_err(host("created"))?;
+    }
+    backing(fd)
+}

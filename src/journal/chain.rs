@@ -1,0 +1,149 @@
+//! A chain of segments that grows at its end: the journal, or a checkpoint in the making.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::record::Record;
+use super::segment::{Kind, Segment, blocks_for, frame_size};
+use crate::errno::Result;
+use crate::filestore::{BLOCK, Extent, Filestore};
+
+/// Blocks of the shortest segment.
+pub(super) const SMALLEST: u64 = 4;
+/// Blocks of the longest, unless a frame needs more.
+const LONGEST: u64 = 256;
+/// A new segment takes a chain's size divided by this.
+const GROWTH: u64 = 4;
+
+/// Blocks taken from the store and reserved on the host; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    store: Arc<Filestore>,
+    extent: Option<Extent>,
+}
+
+impl Reserved {
+    /// # Errors
+    /// `ENOSPC` when the limit or the host has no room.
+    pub(super) fn new(store: &Arc<Filestore>, blocks: u64, boundless: bool) -> Result<Reserved> {
+        let extent = store.alloc_run(blocks, boundless)?;
+        let reserved = Reserved { store: Arc::clone(store), extent: Some(extent) };
+        store.reserve(extent)?;
+        Ok(reserved)
+    }
+
+    pub(super) fn blocks(&self) -> u64 {
+        self.extent.map_or(0, |e| e.len)
+    }
+
+    /// Makes a segment of it; gives it back on failure.
+    pub(super) fn into_segment(mut self, uuid: &[u8; 16], sequence: u64) -> Result<Segment> {
+        let extent = self.extent.ok_or(Errno::INVAL)?;
+        let segment = Segment::create(&self.store, uuid, extent, sequence)?;
+        self.extent = None;
+        Ok(segment)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(e) = self.extent {
+            self.store.free_unreferenced(e);
+        }
+    }
+}
+
+/// Segments in order, the last of which is open.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) store: Arc<Filestore>,
+    pub(super) uuid: [u8; 16],
+    pub(super) closed: Vec<Extent>,
+    pub(super) open: Segment,
+    /// Bytes of frames, in all segments.
+    pub(super) bytes: u64,
+    /// Frames of records.
+    pub(super) frames: u64,
+    /// Nothing follows the last sync point.
+    pub(super) at_sync_point: bool,
+}
+
+impl Chain {
+    pub(super) fn new(store: &Arc<Filestore>, uuid: [u8; 16], open: Segment) -> Chain {
+        Chain {
+            store: Arc::clone(store),
+            uuid,
+            closed: Vec::new(),
+            open,
+            bytes: 0,
+            frames: 0,
+            at_sync_point: false,
+        }
+    }
+
+    pub(super) fn sequence(&self) -> u64 {
+        self.open.header().sequence
+    }
+
+    /// Blocks of all segments.
+    pub(super) fn blocks(&self) -> u64 {
+        self.closed.iter().map(|e| e.len).sum::<u64>() + self.open.extent().len
+    }
+
+    /// Blocks that a new segment should have, to hold this payload.
+    pub(super) fn next_size(&self, payload: usize) -> u64 {
+        let grown = self.bytes / BLOCK / GROWTH;
+        grown.clamp(SMALLEST, LONGEST).max(blocks_for(payload))
+    }
+
+    /// Appends a frame of records to the open segment.
+    ///
+    /// # Errors
+    /// `EFBIG` when it does not fit; otherwise as [`Segment::put`].
+    pub(super) fn put_records(&mut self, payload: &[u8]) -> Result<()> {
+        self.open.put(&self.store, Kind::Records, payload)?;
+        self.bytes += frame_size(payload.len()) as u64;
+        self.frames += 1;
+        self.at_sync_point = false;
+        Ok(())
+    }
+
+    /// Appends a sync point, unless the last frame is one.
+    pub(super) fn put_sync_point(&mut self) -> Result<()> {
+        if self.at_sync_point {
+            return Ok(());
+        }
+        let mut payload = Vec::with_capacity(1);
+        Record::SyncPoint.encode(&mut payload);
+        self.open.put(&self.store, Kind::SyncPoint, &payload)?;
+        self.bytes += frame_size(payload.len()) as u64;
+        self.at_sync_point = true;
+        Ok(())
+    }
+
+    /// Goes on in `next`, which the open segment is linked to.
+    ///
+    /// # Errors
+    /// What the host says; `next` is given back and nothing is changed.
+    pub(super) fn extend(&mut self, next: Segment) -> Result<()> {
+        if let Err(err) = self.open.put_link(&self.store, &next) {
+            self.store.free_unreferenced(next.extent());
+            return Err(err);
+        }
+        self.closed.push(self.open.extent());
+        self.open = next;
+        Ok(())
+    }
+
+    /// Appends a frame, with a new segment where needed, beyond the limit.
+    pub(super) fn append_boundless(&mut self, payload: &[u8]) -> Result<()> {
+        if !self.open.fits(payload.len()) {
+            let blocks = self.next_size(payload.len());
+            let next = Reserved::new(&self.store, blocks, true)?
+                .into_segment(&self.uuid, self.sequence() + 1)?;
+            self.extend(next)?;
+        }
+        self.put_records(payload)
+    }
+}

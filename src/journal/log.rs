@@ -1,0 +1,429 @@
+//! The log: appends, sync points, checkpoints.
+
+use std::sync::{Arc, Weak};
+
+use rustix::io::Errno;
+
+use super::chain::{Chain, Reserved, SMALLEST};
+use super::segment::{MAX_PAYLOAD, blocks_for, frame_size};
+use super::superblock::Superblock;
+use crate::errno::Result;
+use crate::filestore::{Extent, Filestore};
+
+/// What an append may claim when space is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// `ENOSPC` when the limit or the host leaves no room.
+    Normal,
+    /// It frees space (unlink, truncate, rmdir): may take the reserve, and go beyond the limit.
+    Freeing,
+}
+
+/// The size of the history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes of frames since the last checkpoint began, that one included.
+    pub bytes: u64,
+    /// Bytes of the last checkpoint; 0 when there was none since the log was started.
+    pub checkpoint_bytes: u64,
+    /// Frames of records in `bytes`.
+    pub frames: u64,
+    /// Blocks of the segments, and of the reserve.
+    pub blocks: u64,
+}
+
+#[derive(Debug)]
+struct Journal {
+    superblock: Superblock,
+    chain: Chain,
+    /// Kept for appends that free space.
+    spare: Option<Reserved>,
+    checkpoint_bytes: u64,
+    /// Alive while a checkpoint has been switched to and not committed.
+    switched: Weak<()>,
+    /// Segments of checkpoints whose superblock may or may not have been written.
+    limbo: Vec<Extent>,
+}
+
+/// The journal of one filestore, or (for mediums that end with the mount) none.
+///
+/// Dropping it is like being killed: the journal is whole, but not marked clean.
+#[derive(Debug)]
+pub struct Log {
+    store: Arc<Filestore>,
+    journal: Option<Journal>,
+}
+
+/// A compact image of the tree in the making, as frames of records in segments of its own. Dropped,
+/// it leaves no trace.
+#[derive(Debug)]
+pub struct CheckpointWriter {
+    store: Arc<Filestore>,
+    /// `None`: there is no journal.
+    chain: Option<Chain>,
+    head: (u64, u64),
+}
+
+/// A checkpoint that appends already follow, though the superblock still names the old journal,
+/// which is followed by the same appends. Dropped, it leaves the old journal in force.
+#[derive(Debug)]
+pub struct PendingCheckpoint {
+    store: Arc<Filestore>,
+    segments: Vec<Extent>,
+    head: (u64, u64),
+    bytes: u64,
+    frames: u64,
+    /// Segments, bytes and frames of the old journal.
+    old: (usize, u64, u64),
+    synced: bool,
+    mark: Option<Arc<()>>,
+}
+
+impl Log {
+    /// A log that forgets.
+    pub(super) fn forgetful(store: Arc<Filestore>) -> Log {
+        Log { store, journal: None }
+    }
+
+    /// A log that goes on in `chain`, whose superblock was just written.
+    pub(super) fn resume(superblock: Superblock, chain: Chain) -> Log {
+        let spare = Reserved::new(&chain.store, SMALLEST, false).ok();
+        let store = Arc::clone(&chain.store);
+        let journal = Journal {
+            superblock,
+            chain,
+            spare,
+            checkpoint_bytes: 0,
+            switched: Weak::new(),
+            limbo: Vec::new(),
+        };
+        Log { store, journal: Some(journal) }
+    }
+
+    /// The filestore it lives in.
+    pub fn store(&self) -> &Arc<Filestore> {
+        &self.store
+    }
+
+    /// Appends a frame of records. On return it is in the host's page cache: it survives the death
+    /// of this process. Usually a copy in memory; a new segment now and then costs system calls, and
+    /// [`Urgency::Freeing`] on a full host may cost a flush.
+    ///
+    /// # Errors
+    /// `ENOSPC` without room, `E2BIG` above [`super::MAX_PAYLOAD`], or what the host says. Nothing is
+    /// appended then.
+    pub fn append(&mut self, payload: &[u8], urgency: Urgency) -> Result<()> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        if payload.len() > MAX_PAYLOAD {
+            return Err(Errno::TOOBIG);
+        }
+        if urgency == Urgency::Normal && journal.spare.is_none() {
+            journal.spare = Some(Reserved::new(&self.store, SMALLEST, false)?);
+        }
+        if !journal.chain.open.fits(payload.len()) {
+            journal.grow(payload.len(), urgency)?;
+        }
+        journal.chain.put_records(payload)
+    }
+
+    /// Appends a sync point. With [`Filestore::sync`] after it (which needs no lock), all that was
+    /// appended and written before is durable.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn sync_point(&mut self) -> Result<()> {
+        if let Some(journal) = &mut self.journal {
+            if !journal.chain.at_sync_point && !journal.chain.open.fits(1) {
+                journal.grow(1, Urgency::Freeing)?;
+            }
+            journal.chain.put_sync_point()?;
+        }
+        self.store.advance_epoch();
+        Ok(())
+    }
+
+    /// Makes all freed blocks free: sync point, flush, reclaim. For another try after `ENOSPC` from
+    /// the host. Slow; the caller is not in the I/O gate.
+    ///
+    /// # Errors
+    /// As [`Log::sync_point`] and [`Filestore::sync`].
+    pub fn squeeze(&mut self) -> Result<()> {
+        self.sync_point()?;
+        self.store.sync()?;
+        self.store.reclaim_now();
+        Ok(())
+    }
+
+    /// How large the history is.
+    pub fn stats(&self) -> Stats {
+        let Some(journal) = &self.journal else { return Stats::default() };
+        Stats {
+            bytes: journal.chain.bytes,
+            checkpoint_bytes: journal.checkpoint_bytes,
+            frames: journal.chain.frames,
+            blocks: journal.chain.blocks() + journal.spare.as_ref().map_or(0, Reserved::blocks),
+        }
+    }
+
+    /// Whether there is a journal at all.
+    pub fn is_kept(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// Starts a checkpoint. The tree must not change, and nothing be appended, until
+    /// [`Log::switch`].
+    ///
+    /// # Errors
+    /// `ENOSPC` when the host is full; `EBUSY` while another one waits for its commit.
+    pub fn begin_checkpoint(&self) -> Result<CheckpointWriter> {
+        let Some(journal) = &self.journal else {
+            return Ok(CheckpointWriter {
+                store: Arc::clone(&self.store),
+                chain: None,
+                head: (0, 0),
+            });
+        };
+        if journal.switched.strong_count() > 0 {
+            return Err(Errno::BUSY);
+        }
+        let uuid = journal.superblock.uuid;
+        let open = Reserved::new(&self.store, SMALLEST, true)?
+            .into_segment(&uuid, journal.chain.sequence() + 1)?;
+        let head = (open.extent().start, open.header().sequence);
+        let chain = Some(Chain::new(&self.store, uuid, open));
+        Ok(CheckpointWriter { store: Arc::clone(&self.store), chain, head })
+    }
+
+    /// Ends the writing of a checkpoint: later appends follow it, and the old journal as well, until
+    /// [`Log::commit`] decides. So that the flush between, [`PendingCheckpoint::sync`], needs no lock.
+    ///
+    /// # Errors
+    /// What the host says; the old journal stays in force.
+    pub fn switch(&mut self, writer: CheckpointWriter) -> Result<PendingCheckpoint> {
+        let pending = match &mut self.journal {
+            Some(journal) => journal.switch(writer)?,
+            None => PendingCheckpoint {
+                store: Arc::clone(&self.store),
+                segments: Vec::new(),
+                head: (0, 0),
+                bytes: 0,
+                frames: 0,
+                old: (0, 0, 0),
+                synced: true,
+                mark: None,
+            },
+        };
+        self.store.advance_epoch();
+        Ok(pending)
+    }
+
+    /// Puts a checkpoint in force and frees the old journal. Flushes first where
+    /// [`PendingCheckpoint::sync`] has not.
+    ///
+    /// # Errors
+    /// What the host says; the old journal stays in force.
+    pub fn commit(&mut self, mut pending: PendingCheckpoint) -> Result<()> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        if !pending.synced {
+            pending.sync()?;
+        }
+        journal.commit(pending)
+    }
+
+    /// A checkpoint in one go: `write` writes the tree.
+    ///
+    /// # Errors
+    /// What `write` and the host say; the old journal stays in force.
+    pub fn checkpoint(
+        &mut self,
+        write: impl FnOnce(&mut CheckpointWriter) -> Result<()>,
+    ) -> Result<()> {
+        let mut writer = self.begin_checkpoint()?;
+        write(&mut writer)?;
+        let pending = self.switch(writer)?;
+        self.commit(pending)
+    }
+
+    /// Ends the log in order: everything durable where that was promised, freed blocks given back,
+    /// the filestore's reclaimer ended, the superblock marked clean.
+    ///
+    /// # Errors
+    /// What the host says; the journal is whole in any case.
+    pub fn close(mut self) -> Result<()> {
+        self.sync_point()?;
+        self.store.sync()?;
+        let Some(mut journal) = self.journal.take() else {
+            self.store.shutdown();
+            return Ok(());
+        };
+        journal.spare = None;
+        self.store.shutdown();
+        journal.superblock.clean = true;
+        journal.superblock.write(&self.store)?;
+        self.store.sync()
+    }
+}
+
+impl Journal {
+    /// Goes on in a new segment that holds a frame of this payload.
+    fn grow(&mut self, payload: usize, urgency: Urgency) -> Result<()> {
+        let next = match self.reserve_next(payload, false) {
+            Err(Errno::NOSPC | Errno::DQUOT) if urgency == Urgency::Freeing => {
+                self.last_resort(payload)?
+            }
+            next => next?,
+        };
+        let segment = next.into_segment(&self.chain.uuid, self.chain.sequence() + 1)?;
+        self.chain.extend(segment)?;
+        if self.spare.is_none() {
+            // Without it, appends that free nothing fail until there is room again.
+            self.spare = Reserved::new(&self.chain.store, SMALLEST, false).ok();
+        }
+        Ok(())
+    }
+
+    /// A segment of the wanted size, or else of the least that will do.
+    fn reserve_next(&self, payload: usize, boundless: bool) -> Result<Reserved> {
+        let store = &self.chain.store;
+        match Reserved::new(store, self.chain.next_size(payload), boundless) {
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                Reserved::new(store, blocks_for(payload).max(SMALLEST), boundless)
+            }
+            next => next,
+        }
+    }
+
+    /// A segment for a frame that frees space: beyond the limit, or the spare, or what a flush and a
+    /// reclaim make free.
+    fn last_resort(&mut self, payload: usize) -> Result<Reserved> {
+        if let Ok(next) = self.reserve_next(payload, true) {
+            return Ok(next);
+        }
+        if let Some(spare) = self.spare.take_if(|s| s.blocks() >= blocks_for(payload)) {
+            return Ok(spare);
+        }
+        self.chain.put_sync_point()?;
+        let store = &self.chain.store;
+        store.advance_epoch();
+        store.sync()?;
+        store.reclaim_now();
+        self.reserve_next(payload, true)
+    }
+
+    /// Lets a new open segment follow both the image and the journal.
+    fn join(&mut self, image: &mut Chain) -> Result<()> {
+        let store = Arc::clone(&self.chain.store);
+        let sequence = image.sequence().max(self.chain.sequence()) + 1;
+        let tail =
+            Reserved::new(&store, SMALLEST, true)?.into_segment(&self.chain.uuid, sequence)?;
+        // The image's end first: the journal's link is what makes the tail reachable.
+        let ended = image
+            .put_sync_point()
+            .and_then(|()| image.open.put_link(&store, &tail))
+            .and_then(|()| self.chain.put_sync_point());
+        if let Err(err) = ended {
+            store.free_unreferenced(tail.extent());
+            return Err(err);
+        }
+        self.chain.extend(tail)
+    }
+
+    fn switch(&mut self, mut writer: CheckpointWriter) -> Result<PendingCheckpoint> {
+        if self.switched.strong_count() > 0 {
+            return Err(Errno::BUSY);
+        }
+        let mut image = writer.chain.take().ok_or(Errno::INVAL)?;
+        let joined = self.join(&mut image);
+        let mut segments = std::mem::take(&mut image.closed);
+        segments.push(image.open.extent());
+        let store = Arc::clone(&self.chain.store);
+        if let Err(err) = joined {
+            segments.into_iter().for_each(|e| store.free_unreferenced(e));
+            return Err(err);
+        }
+        let mark = Arc::new(());
+        self.switched = Arc::downgrade(&mark);
+        Ok(PendingCheckpoint {
+            store,
+            segments,
+            head: writer.head,
+            bytes: image.bytes,
+            frames: image.frames,
+            old: (self.chain.closed.len(), self.chain.bytes, self.chain.frames),
+            synced: false,
+            mark: Some(mark),
+        })
+    }
+
+    fn commit(&mut self, mut pending: PendingCheckpoint) -> Result<()> {
+        let mine = self.switched.upgrade().zip(pending.mark.take());
+        if !mine.is_some_and(|(a, b)| Arc::ptr_eq(&a, &b)) {
+            return Err(Errno::INVAL);
+        }
+        let image = std::mem::take(&mut pending.segments);
+        let before = (self.superblock.head, self.superblock.head_sequence);
+        (self.superblock.head, self.superblock.head_sequence) = pending.head;
+        if let Err(err) = self.superblock.write(&self.chain.store) {
+            // It may have been written all the same: both journals must stay readable.
+            (self.superblock.head, self.superblock.head_sequence) = before;
+            self.limbo.extend(image);
+            return Err(err);
+        }
+        let (segments, bytes, frames) = pending.old;
+        let store = Arc::clone(&self.chain.store);
+        let old: Vec<Extent> = self.chain.closed.splice(..segments, image).collect();
+        let old = old.into_iter().chain(self.limbo.drain(..));
+        old.for_each(|e| store.free_referenced(e));
+        self.chain.bytes = self.chain.bytes - bytes + pending.bytes;
+        self.chain.frames = self.chain.frames - frames + pending.frames;
+        self.checkpoint_bytes = pending.bytes;
+        Ok(())
+    }
+}
+
+impl CheckpointWriter {
+    /// Appends a frame of records to the image.
+    ///
+    /// # Errors
+    /// `ENOSPC` when the host is full, `E2BIG` above [`super::MAX_PAYLOAD`], or what the host says:
+    /// drop the writer then.
+    pub fn write(&mut self, payload: &[u8]) -> Result<()> {
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        if payload.len() > MAX_PAYLOAD {
+            return Err(Errno::TOOBIG);
+        }
+        chain.append_boundless(payload)
+    }
+
+    /// Bytes of frames so far, for a payload of this size more.
+    pub fn bytes_with(&self, payload: usize) -> u64 {
+        self.chain.as_ref().map_or(0, |c| c.bytes) + frame_size(payload) as u64
+    }
+}
+
+impl Drop for CheckpointWriter {
+    fn drop(&mut self) {
+        if let Some(chain) = self.chain.take() {
+            let all = chain.closed.iter().copied().chain([chain.open.extent()]);
+            all.for_each(|e| self.store.free_unreferenced(e));
+        }
+    }
+}
+
+impl PendingCheckpoint {
+    /// Makes the image durable, so that [`Log::commit`] need not. Takes no lock.
+    ///
+    /// # Errors
+    /// As [`Filestore::sync`].
+    pub fn sync(&mut self) -> Result<()> {
+        self.store.sync()?;
+        self.synced = true;
+        Ok(())
+    }
+}
+
+impl Drop for PendingCheckpoint {
+    fn drop(&mut self) {
+        self.segments.drain(..).for_each(|e| self.store.free_unreferenced(e));
+    }
+}

@@ -1,0 +1,426 @@
+//! Opening a filestore: how much of its journal holds, its frames, and the log that goes on.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::io::Errno;
+
+use super::Result;
+use super::chain::{Chain, SMALLEST};
+use super::log::Log;
+use super::random;
+use super::segment::{self, HEADER, Header, Kind, Link, Segment, frame_at, frame_size};
+use super::superblock::{self, Superblock};
+use crate::config::Medium;
+use crate::filestore::{
+    self, Access, BLOCK, Backing, Extent, Filestore, HostFile, OpenError, Options,
+};
+
+/// What opening found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// The last mount ended in order.
+    pub was_clean: bool,
+    /// The host was booted since the last mount: what had not been synced may be lost.
+    pub other_boot: bool,
+    /// The last mount was volatile: after a crash of the host, file data may be wrong anywhere.
+    pub was_volatile: bool,
+    /// One of the superblock's two slots is damaged.
+    pub damaged_slot: bool,
+    /// Frames of records to replay.
+    pub frames: u64,
+    /// Bytes of frames that are kept.
+    pub bytes: u64,
+    /// Whole frames after the last sync point, left out because the host crashed.
+    pub cut_frames: u64,
+    /// Bytes of these.
+    pub cut_bytes: u64,
+    /// The journal ends in something that is no frame: an append that a kill or a crash cut short,
+    /// or damage.
+    pub torn: bool,
+}
+
+impl Recovery {
+    /// The host went down under a mount.
+    pub fn host_crash(&self) -> bool {
+        self.other_boot && !self.was_clean
+    }
+    /// Whether anything was left out.
+    pub fn cut(&self) -> bool {
+        self.torn || self.cut_frames > 0
+    }
+}
+
+/// An end of frames: behind `pos` of segment number `segment`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    segment: usize,
+    pos: usize,
+    frames: u64,
+    bytes: u64,
+    at_sync_point: bool,
+}
+
+/// A journal whose extent is known: call [`Recovering::replay`].
+#[derive(Debug)]
+pub struct Recovering {
+    store: Filestore,
+    access: Access,
+    boot: [u8; 16],
+    superblock: Superblock,
+    segments: Vec<Header>,
+    end: Place,
+    recovery: Recovery,
+}
+
+/// A journal that was replayed: mark the extents in use, then [`Replayed::start`].
+#[derive(Debug)]
+pub struct Replayed {
+    recovering: Recovering,
+}
+
+/// The running boot's id; a random one where there is none, which errs on the safe side.
+fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&hex, 16).map_or_else(|_| random_id(), u128::to_be_bytes)
+}
+
+fn random_id() -> [u8; 16] {
+    (u128::from(random()) << 64 | u128::from(random())).to_be_bytes()
+}
+
+/// Writes an empty filestore: superblock and first segment.
+fn format(backing: &dyn Backing, boot: [u8; 16]) -> Result<()> {
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let uuid = random_id();
+    let first = Extent { start: superblock::BLOCKS, len: SMALLEST };
+    let header = Header { extent: first, sequence: 1, seed: random() };
+    let write = |offset: u64, bytes: &[u8]| {
+        let n = backing.write_at(&[std::io::IoSlice::new(bytes)], offset)?;
+        if n == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
+    };
+    backing.allocate(0, first.end() * BLOCK)?;
+    write(first.start * BLOCK, &header.encode(&uuid))?;
+    for generation in [1, 2] {
+        let superblock = Superblock {
+            uuid,
+            generation,
+            head: first.start,
+            head_sequence: header.sequence,
+            clean: true,
+            volatile: false,
+            boot,
+            created,
+        };
+        write((generation & 1) * BLOCK, &superblock.encode())?;
+    }
+    Ok(())
+}
+
+/// Opens the filestore `name` in `dir` for mounting, making it where there is none.
+///
+/// # Errors
+/// See [`OpenError`]; nothing is changed then.
+pub fn open_or_create(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    options: Options,
+) -> Result<Recovering, OpenError> {
+    let boot = boot_id();
+    loop {
+        if let Some(file) = filestore::open_named(dir, name, Access::ReadWrite)? {
+            return recover(Box::new(file), options, Access::ReadWrite, boot);
+        }
+        let fill = |file: &HostFile| format(file, boot);
+        if let Some(file) = filestore::create_named(dir, name, options.durable, fill)? {
+            return recover(Box::new(file), options, Access::ReadWrite, boot);
+        }
+    }
+}
+
+/// Opens the filestore `name` in `dir` for mounting.
+///
+/// # Errors
+/// See [`OpenError`]; nothing is changed then.
+pub fn open(dir: BorrowedFd<'_>, name: &Path, options: Options) -> Result<Recovering, OpenError> {
+    let file = filestore::open_named(dir, name, Access::ReadWrite)?.ok_or(OpenError::Missing)?;
+    recover(Box::new(file), options, Access::ReadWrite, boot_id())
+}
+
+/// Opens the filestore `name` in `dir` to look at it: it can be replayed, not started.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_read_only(dir: BorrowedFd<'_>, name: &Path) -> Result<Recovering, OpenError> {
+    let file = filestore::open_named(dir, name, Access::ReadOnly)?.ok_or(OpenError::Missing)?;
+    recover(Box::new(file), Options::default(), Access::ReadOnly, boot_id())
+}
+
+/// A filestore that ends with the mount, and a log that forgets. The reclaimer runs.
+///
+/// # Errors
+/// [`OpenError::Host`].
+pub fn unkept(medium: &Medium, options: Options) -> Result<(Arc<Filestore>, Log), OpenError> {
+    let file = filestore::unnamed(medium)?;
+    let options = Options { durable: false, ..options };
+    let store = Arc::new(Filestore::new(Box::new(file), options));
+    store.go_live();
+    store.start_reclaimer().map_err(|err| OpenError::Host("started", err))?;
+    Ok((Arc::clone(&store), Log::forgetful(store)))
+}
+
+/// Reads the superblock and the journal's structure. `boot` is the running boot's id.
+pub(super) fn recover(
+    backing: Box<dyn Backing>,
+    options: Options,
+    access: Access,
+    boot: [u8; 16],
+) -> Result<Recovering, OpenError> {
+    let store = Filestore::new(backing, options);
+    let (superblock, damaged_slot) = Superblock::read(&store)?;
+    let mut recovery = Recovery {
+        was_clean: superblock.clean,
+        other_boot: superblock.boot != boot,
+        was_volatile: superblock.volatile,
+        damaged_slot,
+        ..Recovery::default()
+    };
+    let host = |err| OpenError::Host("read", err);
+    let scan = Scan::run(&store, &superblock).map_err(host)?.ok_or(OpenError::DamagedJournal)?;
+    let end = if recovery.other_boot { scan.last_sync } else { scan.end };
+    recovery.torn = scan.torn;
+    recovery.frames = end.frames;
+    recovery.bytes = end.bytes;
+    recovery.cut_frames = scan.end.frames - end.frames;
+    recovery.cut_bytes = scan.end.bytes - end.bytes;
+
+    let mut segments = scan.segments;
+    segments.truncate(end.segment + 1);
+    let fixed = Extent { start: 0, len: superblock::BLOCKS };
+    let taken = segments.iter().map(|h| h.extent).chain([fixed]);
+    for extent in taken {
+        store.mark_used(extent).map_err(|_| OpenError::DamagedJournal)?;
+    }
+    Ok(Recovering { store, access, boot, superblock, segments, end, recovery })
+}
+
+/// The bytes of a segment, as far as the file goes.
+fn read_segment(store: &Filestore, header: &Header) -> Result<Vec<u8>> {
+    let offset = header.extent.start * BLOCK;
+    let len = (header.extent.len * BLOCK).min(store.host_len()?.saturating_sub(offset));
+    let mut bytes = vec![0; len as usize];
+    store.read_at(offset, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The header of the segment at block `start`, when it is the one expected.
+fn read_header(
+    store: &Filestore,
+    uuid: &[u8; 16],
+    start: u64,
+    expected: impl FnOnce(&Header) -> bool,
+) -> Result<Option<Header>> {
+    let in_file = start.checked_mul(BLOCK).is_some_and(|at| store.host_len().is_ok_and(|l| at < l));
+    if !in_file {
+        return Ok(None);
+    }
+    let mut bytes = [0; HEADER];
+    store.read_at(start * BLOCK, &mut bytes)?;
+    let header = Header::decode(&bytes, uuid);
+    Ok(header.filter(|h| h.extent.start == start && expected(h)))
+}
+
+/// The walk along the journal: which segments, and where the valid frames end.
+struct Scan {
+    segments: Vec<Header>,
+    end: Place,
+    last_sync: Place,
+    torn: bool,
+}
+
+impl Scan {
+    /// `None` when the first segment is not there.
+    fn run(store: &Filestore, superblock: &Superblock) -> Result<Option<Scan>> {
+        let wanted = |h: &Header| h.sequence == superblock.head_sequence;
+        let Some(head) = read_header(store, &superblock.uuid, superblock.head, wanted)? else {
+            return Ok(None);
+        };
+        let start = Place { pos: HEADER, ..Place::default() };
+        let mut scan = Scan { segments: vec![head], end: start, last_sync: start, torn: false };
+        let mut next = scan.segment(store, &head)?;
+        while let Some(link) = next {
+            let last = scan.segments[scan.end.segment].sequence;
+            let wanted = |h: &Header| Link::to(h) == link && link.sequence > last;
+            let found = read_header(store, &superblock.uuid, link.start, wanted)?;
+            let Some(header) = found.filter(|h| scan.is_apart(h.extent)) else {
+                scan.torn = true;
+                break;
+            };
+            scan.segments.push(header);
+            scan.end.segment += 1;
+            scan.end.pos = HEADER;
+            next = scan.segment(store, &header)?;
+        }
+        Ok(Some(scan))
+    }
+
+    /// Whether no segment shares a block with `e`. (Journals have few segments.)
+    fn is_apart(&self, e: Extent) -> bool {
+        e.start >= superblock::BLOCKS
+            && self.segments.iter().all(|h| h.extent.end() <= e.start || e.end() <= h.extent.start)
+    }
+
+    /// Goes over the frames of the last segment; the link it ends with.
+    fn segment(&mut self, store: &Filestore, header: &Header) -> Result<Option<Link>> {
+        let bytes = read_segment(store, header)?;
+        while let Some((kind, payload, next)) = frame_at(&bytes, self.end.pos, header.seed) {
+            if kind == Kind::Link {
+                return Ok(Link::decode(payload));
+            }
+            self.end.pos = next;
+            self.end.bytes += frame_size(payload.len()) as u64;
+            self.end.frames += u64::from(kind == Kind::Records);
+            self.end.at_sync_point = kind == Kind::SyncPoint;
+            if kind == Kind::SyncPoint {
+                self.last_sync = self.end;
+            }
+        }
+        self.torn = bytes.get(self.end.pos..).is_some_and(|rest| rest.iter().any(|b| *b != 0));
+        Ok(None)
+    }
+}
+
+impl Recovering {
+    /// What opening found out.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// The filestore's identity.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.superblock.uuid
+    }
+
+    /// Hands the payload of every frame that holds to `apply`, in order.
+    ///
+    /// # Errors
+    /// The first one of `apply`, or of reading.
+    pub fn replay<E: From<Errno>>(
+        self,
+        mut apply: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Replayed, E> {
+        for (n, header) in self.segments.iter().enumerate() {
+            let bytes = read_segment(&self.store, header)?;
+            let stop = if n == self.end.segment { self.end.pos } else { usize::MAX };
+            let mut at = HEADER;
+            while at < stop {
+                let Some((kind, payload, next)) = frame_at(&bytes, at, header.seed) else { break };
+                if kind == Kind::Records {
+                    apply(payload)?;
+                }
+                at = next;
+            }
+        }
+        Ok(Replayed { recovering: self })
+    }
+}
+
+impl Replayed {
+    /// What opening found out.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovering.recovery
+    }
+
+    /// The filestore: for [`Filestore::mark_used`], and to look at.
+    pub fn store(&self) -> &Filestore {
+        &self.recovering.store
+    }
+
+    /// Blocks that the journal takes.
+    pub fn journal_blocks(&self) -> u64 {
+        self.recovering.segments.iter().map(|h| h.extent.len).sum()
+    }
+
+    /// Ends the looking; the filestore remains, for reads.
+    pub fn into_store(self) -> Filestore {
+        self.recovering.store
+    }
+
+    /// Makes the log appendable and starts the filestore's reclaimer. All extents in use must have
+    /// been marked: the rest is given back to the host.
+    ///
+    /// # Errors
+    /// [`OpenError::Host`] (`EROFS` after [`open_read_only`]).
+    pub fn start(self) -> Result<(Arc<Filestore>, Log), OpenError> {
+        self.resume(true).map_err(|err| OpenError::Host("started", err))
+    }
+
+    /// [`Replayed::start`], with or without the reclaimer's thread.
+    pub(super) fn resume(self, reclaimer: bool) -> Result<(Arc<Filestore>, Log)> {
+        let Recovering { store, access, boot, mut superblock, mut segments, end, recovery } =
+            self.recovering;
+        if access == Access::ReadOnly {
+            return Err(Errno::ROFS);
+        }
+        let store = Arc::new(store);
+        let last = segments.pop().ok_or(Errno::INVAL)?;
+        let open = Segment::resume(&store, last, end.pos)?;
+        clear_tail(&store, &last, end.pos)?;
+        superblock.clean = false;
+        superblock.volatile = !store.durable();
+        superblock.boot = boot;
+        superblock.write(&store)?;
+
+        let mut chain = Chain::new(&store, superblock.uuid, open);
+        chain.closed = segments.iter().map(|h| h.extent).collect();
+        chain.bytes = end.bytes;
+        chain.frames = end.frames;
+        chain.at_sync_point = end.at_sync_point;
+        store.go_live();
+        if !recovery.was_clean || recovery.cut() {
+            store.distrust_free();
+        }
+        if reclaimer {
+            store.start_reclaimer()?;
+        }
+        Ok((store, Log::resume(superblock, chain)))
+    }
+}
+
+/// Zeroes what follows the last frame that counts, durably where that is promised: of a later crash,
+/// no frame from before this one must come back.
+fn clear_tail(store: &Filestore, header: &Header, pos: usize) -> Result<()> {
+    let bytes = read_segment(store, header)?;
+    let Some(rest) = bytes.get(pos..).filter(|rest| rest.iter().any(|b| *b != 0)) else {
+        return Ok(());
+    };
+    let dirty = rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    store.write_at(header.extent.start * BLOCK + pos as u64, &vec![0; dirty])?;
+    store.sync()
+}
+
+/// The most memory that reading a journal takes at a time.
+const _: () = assert!(segment::MAX_SEGMENT * BLOCK < 32 << 20);
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+    use crate::filestore::faulty::Faulty;
+
+    /// An empty filestore in memory, of boot 1.
+    pub fn formatted() -> Faulty {
+        let file = Faulty::default();
+        format(&file, [1; 16]).unwrap();
+        file.settle();
+        file
+    }
+
+    /// Opens `file` during boot `boot`.
+    pub fn opened(file: &Faulty, durable: bool, boot: u8) -> Result<Recovering, OpenError> {
+        let options = Options { block_limit: None, durable };
+        recover(Box::new(file.clone()), options, Access::ReadWrite, [boot; 16])
+    }
+}
