@@ -1,0 +1,64 @@
+//! Extended attributes of an object that is open with `O_PATH`, through `/proc/self/fd`: the object
+//! that was checked is the one that is read, also where it cannot be opened (symbolic links,
+//! devices).
+
+use crate::errno::{Errno, Result};
+use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::fs::{getxattr, getxattr_query, listxattr, listxattr_query};
+
+/// What the first attempt has room for; most lists are empty.
+const FIRST_TRY: usize = 512;
+/// The object may be given longer attributes between the asking for a length and the reading.
+const ATTEMPTS: usize = 8;
+
+/// The path by which an open object is reached again.
+pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// The names of all attributes, each terminated by NUL. Empty where the host has none at all.
+pub(super) fn list(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let path = proc_path(fd);
+    let names = read(|buf| listxattr(&path, buf), || listxattr_query(&path));
+    match names {
+        Err(Errno::NOTSUP) => Ok(Vec::new()),
+        names => names,
+    }
+}
+
+/// The value of attribute `name`.
+///
+/// # Errors
+/// `ENODATA` where there is none.
+pub(super) fn get(fd: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
+    let path = proc_path(fd);
+    match read(|buf| getxattr(&path, name, buf), || getxattr_query(&path, name)) {
+        Err(Errno::NOTSUP) => Err(Errno::NODATA),
+        value => value,
+    }
+}
+
+fn read(
+    fill: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    query: impl Fn() -> rustix::io::Result<usize>,
+) -> Result<Vec<u8>> {
+    let mut first = [0; FIRST_TRY];
+    match fill(&mut first) {
+        Ok(len) => return Ok(first[..len].to_vec()),
+        Err(Errno::RANGE) => {}
+        Err(e) => return Err(e),
+    }
+    for _ in 0..ATTEMPTS {
+        // At least one byte: an empty buffer would ask for the length.
+        let mut buf = vec![0; query()?.max(1)];
+        match fill(&mut buf) {
+            Ok(len) => {
+                buf.truncate(len);
+                return Ok(buf);
+            }
+            Err(Errno::RANGE) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Errno::RANGE)
+}
