@@ -65,8 +65,19 @@ impl Dir {
     /// # Errors
     /// `ESTALE` where there is no such directory (any more).
     pub fn open(layer: &Layer, path: &[u8]) -> Result<Dir> {
-        let flags = LOOK | OFlags::DIRECTORY;
-        match layer.open_path(path, flags) {
+        Dir::opened(layer, layer.open_path(path, LOOK | OFlags::DIRECTORY))
+    }
+
+    /// Opens the directory `name` inside this one.
+    ///
+    /// # Errors
+    /// As [`Dir::open`].
+    pub fn open_child(&self, layer: &Layer, name: &[u8]) -> Result<Dir> {
+        Dir::opened(layer, layer.open_dir(self.fd(layer).ok_or(Errno::STALE)?, name))
+    }
+
+    fn opened(layer: &Layer, fd: Result<OwnedFd>) -> Result<Dir> {
+        match fd {
             Ok(fd) => Dir::with_marks(layer, Handle::Open(fd)),
             Err(Errno::XDEV) => Ok(Dir::mount_point()),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(Errno::STALE),

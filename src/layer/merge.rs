@@ -123,7 +123,8 @@ impl Stack {
         if layer.is_bottom() {
             return Ok(Next::Stop);
         }
-        self.below_directory(&dir, name, &*self.dir(&at)?, parent, more)
+        let child = self.child_dir(&dir, name, &at)?;
+        self.below_directory(&dir, name, &child, parent, more)
     }
 
     /// Where the search goes on below the directory `child`, which is `name` in `dir`.
@@ -179,7 +180,7 @@ impl Stack {
                 match self.see(&dir, &parent, name)? {
                     Some(Seen::Object(st)) if is_dir(&st) => {
                         let at = LowerPath { path: join(&parent.path, name), ..parent.clone() };
-                        let child = self.dir(&at)?;
+                        let child = self.child_dir(&dir, name, &at)?;
                         let next = self.below_directory(&dir, name, &child, &parent, true)?;
                         parent = at;
                         next

@@ -2,13 +2,13 @@
 
 use super::dir::marks_of;
 use super::stack::Stack;
-use super::tree::{LOOK, Layer, keeping_atime, stat_fd};
+use super::tree::{LOOK, Layer, stat_fd};
 use super::whiteout::{host_xattr, shown_xattr, split_names};
 use super::xattr;
 use crate::attr::{Attr, FileType, LowerPath};
 use crate::errno::{Errno, Result};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
+use rustix::fs::readlinkat;
 
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
@@ -34,14 +34,12 @@ impl Stack {
     /// `EISDIR`, `ELOOP` (symbolic link) and `ENXIO` for what is no regular file; `EIO` for a file
     /// whose data lie elsewhere (`overlay.metacopy`).
     pub fn open_file(&self, at: &LowerPath) -> Result<OwnedFd> {
-        let (layer, object) = self.look_at(at)?;
-        match self.attr(layer, &stat_fd(object.as_fd())?).file_type() {
-            FileType::Regular => {}
-            FileType::Directory => return Err(Errno::ISDIR),
-            FileType::Symlink => return Err(Errno::LOOP),
-            _ => return Err(Errno::NXIO),
-        }
-        if marks_of(object.as_fd())?.metacopy {
+        let layer = self.layer(at.layer)?;
+        let (parent, name) = split_last(at).ok_or(Errno::ISDIR)?;
+        let dir = self.dir(&parent)?;
+        let fd = dir.fd(layer).ok_or(Errno::STALE)?;
+        let file = self.with_descriptors(|| layer.open_regular(fd, name))?;
+        if marks_of(file.as_fd())?.metacopy {
             tracing::warn!(
                 layer = at.layer.0,
                 file = %String::from_utf8_lossy(&at.path),
@@ -49,12 +47,7 @@ impl Stack {
             );
             return Err(Errno::IO);
         }
-        // What was checked is what is opened: the descriptor stands for the very object.
-        let path = xattr::proc_path(object.as_fd());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::LARGEFILE;
-        self.with_descriptors(|| {
-            keeping_atime(flags, |flags| openat(CWD, &path, flags, Mode::empty()))
-        })
+        Ok(file)
     }
 
     /// The target of a symbolic link.

@@ -117,10 +117,20 @@ impl Stack {
         if at.path.is_empty() {
             return Ok(layer.root_dir.clone());
         }
+        self.dir_by(at, || Dir::open(layer, &at.path))
+    }
+
+    /// As [`Stack::dir`] for `at`, which is `name` in the directory `parent`.
+    pub(super) fn child_dir(&self, parent: &Dir, name: &[u8], at: &LowerPath) -> Result<Arc<Dir>> {
+        let layer = self.layer(at.layer)?;
+        self.dir_by(at, || parent.open_child(layer, name))
+    }
+
+    fn dir_by(&self, at: &LowerPath, open: impl Fn() -> Result<Dir>) -> Result<Arc<Dir>> {
         if let Some(dir) = self.dirs.get(at) {
             return Ok(dir);
         }
-        let dir = Arc::new(self.with_descriptors(|| Dir::open(layer, &at.path))?);
+        let dir = Arc::new(self.with_descriptors(open)?);
         self.dirs.insert(at.clone(), dir.clone());
         Ok(dir)
     }

@@ -3,7 +3,7 @@
 use super::dir::Dir;
 use super::error::LayerError;
 use super::number::number;
-use crate::attr::{InodeNo, LayerId};
+use crate::attr::{FileType, InodeNo, LayerId};
 use crate::errno::{Errno, Result};
 use crate::sys::tree::PrivateTree;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -145,6 +145,45 @@ impl Layer {
         self.open_step(dir, name, flags, Mounts::Enter)
     }
 
+    /// Opens the directory `name` in `dir`: for reading attributes too where that is allowed.
+    ///
+    /// # Errors
+    /// `EXDEV` at a mount point; the host's.
+    pub fn open_dir(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+        super::check_name(name)?;
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY;
+        match self.open_step(dir, name, directory, Mounts::Refuse) {
+            Err(Errno::ACCESS) => {
+                self.open_step(dir, name, LOOK | OFlags::DIRECTORY, Mounts::Refuse)
+            }
+            other => other,
+        }
+    }
+
+    /// Opens the regular file `name` in `dir` for reading, without touching its access time.
+    ///
+    /// # Errors
+    /// `EISDIR`, `ELOOP` and `ENXIO` for what is no regular file; the host's.
+    pub fn open_regular(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+        super::check_name(name)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::LARGEFILE;
+        if self.private {
+            // Opening does no harm here, whatever it is: our copy of the mount has no devices.
+            let quick = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let open = |flags| openat(dir, name, flags, Mode::empty());
+            match keeping_atime(quick, open) {
+                Ok(file) => return expect_regular(file.as_fd()).map(|()| file),
+                Err(e @ (Errno::NOENT | Errno::LOOP | Errno::MFILE)) => return Err(e),
+                Err(_) => {}
+            }
+        }
+        let object = self.open_name(dir, name, LOOK)?;
+        expect_regular(object.as_fd())?;
+        // What was checked is what is opened: the descriptor stands for the very object.
+        let path = super::xattr::proc_path(object.as_fd());
+        keeping_atime(flags, |flags| openat(CWD, &path, flags, Mode::empty()))
+    }
+
     /// The root once more, to look at.
     pub fn open_root(&self) -> Result<OwnedFd> {
         openat(self.root(), c".", LOOK, Mode::empty())
@@ -243,7 +282,7 @@ impl Layer {
 }
 
 /// Calls `open` with `O_NOATIME` added, and without it where the file is not ours.
-pub(super) fn keeping_atime(
+fn keeping_atime(
     flags: OFlags,
     open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>,
 ) -> Result<OwnedFd> {
@@ -256,6 +295,15 @@ pub(super) fn keeping_atime(
 /// The attributes of an open object.
 pub(super) fn stat_fd(fd: BorrowedFd<'_>) -> Result<Statx> {
     statx(fd, c"", STAT_FLAGS | AtFlags::EMPTY_PATH, STAT_MASK)
+}
+
+fn expect_regular(fd: BorrowedFd<'_>) -> Result<()> {
+    match FileType::from_mode(stat_fd(fd)?.stx_mode.into()) {
+        Some(FileType::Regular) => Ok(()),
+        Some(FileType::Directory) => Err(Errno::ISDIR),
+        Some(FileType::Symlink) => Err(Errno::LOOP),
+        _ => Err(Errno::NXIO),
+    }
 }
 
 /// As [`stat_fd`], but with nothing asked for that a remote file system might have to fetch.

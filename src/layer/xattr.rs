@@ -1,10 +1,13 @@
-//! Extended attributes of an object that is open with `O_PATH`, through `/proc/self/fd`: the object
-//! that was checked is the one that is read, also where it cannot be opened (symbolic links,
-//! devices).
+//! Extended attributes of an open object: from the descriptor, or through `/proc/self/fd` where it
+//! was opened with `O_PATH` only (symbolic links, devices). Either way the object that was checked is
+//! the one that is read.
 
 use crate::errno::{Errno, Result};
 use rustix::fd::{AsRawFd, BorrowedFd};
-use rustix::fs::{getxattr, getxattr_query, listxattr, listxattr_query};
+use rustix::fs::{
+    fgetxattr, fgetxattr_query, flistxattr, flistxattr_query, getxattr, getxattr_query, listxattr,
+    listxattr_query,
+};
 
 /// What the first attempt has room for; most lists are empty.
 const FIRST_TRY: usize = 512;
@@ -18,8 +21,13 @@ pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
 
 /// The names of all attributes, each terminated by NUL. Empty where the host has none at all.
 pub(super) fn list(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
-    let path = proc_path(fd);
-    let names = read(|buf| listxattr(&path, buf), || listxattr_query(&path));
+    let names = match read(|buf| flistxattr(fd, buf), || flistxattr_query(fd)) {
+        Err(Errno::BADF) => {
+            let path = proc_path(fd);
+            read(|buf| listxattr(&path, buf), || listxattr_query(&path))
+        }
+        names => names,
+    };
     match names {
         Err(Errno::NOTSUP) => Ok(Vec::new()),
         names => names,
@@ -31,8 +39,14 @@ pub(super) fn list(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
 /// # Errors
 /// `ENODATA` where there is none.
 pub(super) fn get(fd: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
-    let path = proc_path(fd);
-    match read(|buf| getxattr(&path, name, buf), || getxattr_query(&path, name)) {
+    let value = match read(|buf| fgetxattr(fd, name, buf), || fgetxattr_query(fd, name)) {
+        Err(Errno::BADF) => {
+            let path = proc_path(fd);
+            read(|buf| getxattr(&path, name, buf), || getxattr_query(&path, name))
+        }
+        value => value,
+    };
+    match value {
         Err(Errno::NOTSUP) => Err(Errno::NODATA),
         value => value,
     }

@@ -4,8 +4,9 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-/// A copy of the mount that `dir` lies on, rooted at `dir`, attached nowhere, read-only and cut off
-/// from mount propagation. What is mounted below `dir` on the host is not part of it.
+/// A copy of the mount that a directory lies on, rooted at that directory, attached nowhere,
+/// read-only, without devices, and cut off from mount propagation. What is mounted below the
+/// directory on the host is not part of it.
 #[derive(Debug)]
 pub struct PrivateTree {
     pub root: OwnedFd,
@@ -34,9 +35,9 @@ impl PrivateTree {
     }
 }
 
-/// Makes a detached mount read-only and private; `noatime` too on demand.
+/// Makes a detached mount read-only, nodev and private; `noatime` too on demand.
 fn seal(mount: BorrowedFd<'_>, noatime: bool) -> Result<()> {
-    let mut attr_set = libc::MOUNT_ATTR_RDONLY;
+    let mut attr_set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV;
     let mut attr_clr = 0;
     if noatime {
         attr_set |= libc::MOUNT_ATTR_NOATIME;

@@ -5,6 +5,7 @@ use crate::attr::{InodeNo, LayerId, Time};
 use crate::config::IdRange;
 use crate::errno::Errno;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::sync::Arc;
 
 #[test]
 fn attributes_are_the_hosts() {
@@ -119,6 +120,12 @@ fn only_regular_files_are_opened_and_only_for_reading() {
     l.file(0, "f").dir(0, "d");
     symlink("f", l.path(0, "l")).expect("linked");
     mknodat(CWD, l.path(0, "p"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("made");
+    let device = is_root("mknod");
+    if device {
+        let mode = Mode::from_raw_mode(0o666);
+        let null = makedev(1, 3);
+        mknodat(CWD, l.path(0, "null"), FileType::CharacterDevice, mode, null).expect("made");
+    }
     l.each_way(|s| {
         let open = |name: &str| s.open_file(&s.find(name).expect("there").at);
         let fd = open("f").expect("opened");
@@ -126,6 +133,9 @@ fn only_regular_files_are_opened_and_only_for_reading() {
         assert_eq!(open("d").map(|_| ()), Err(Errno::ISDIR));
         assert_eq!(open("l").map(|_| ()), Err(Errno::LOOP));
         assert_eq!(open("p").map(|_| ()), Err(Errno::NXIO));
+        if device {
+            assert_eq!(open("null").map(|_| ()), Err(Errno::NXIO));
+        }
         assert_eq!(s.readlink(&s.find("l").expect("there").at), Ok(b"f".to_vec()));
         assert_eq!(s.readlink(&s.find("f").expect("there").at), Err(Errno::INVAL));
     });
@@ -183,5 +193,3 @@ fn wrong_directories_give_one_clear_line() {
     let many = vec![none; 40_000];
     assert_eq!(complain(None, &many), "lowerdir: 40000 directories given, 32766 is the limit");
 }
-
-use std::sync::Arc;
