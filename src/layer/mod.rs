@@ -1,1 +1,51 @@
-//! (to be written)
+//! Read-only directory trees of the host, and how a stack of them merges into one.
+//!
+//! A [`Stack`] answers by path: a [`LowerPath`] names an object of one layer, and a merged directory
+//! is the list of its directories, topmost first. No state is kept but open directories
+//! ([`dir`](self) cache), so layers of any size cost nothing at the start.
+//!
+//! Nothing in a layer is ever changed: every descriptor is read-only, and access times are kept
+//! (`O_NOATIME` where the host allows it, and a private `noatime` copy of the mount where it can be
+//! had). Names go below a layer's root one way only, [`tree`](self): never through a symbolic link,
+//! never above the root, never into something mounted inside.
+//!
+//! What is changed in a layer on the host while a stack is open may or may not be seen.
+
+mod cache;
+mod dir;
+mod error;
+mod listing;
+mod merge;
+mod number;
+mod object;
+mod owner;
+mod stack;
+mod tree;
+mod whiteout;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{LayerError, Relation, check_overlap};
+pub use listing::{Entry, Listing};
+pub use number::number;
+pub use stack::{LowerNode, Stack};
+pub use whiteout::FILESTORE_NAME;
+
+use crate::errno::{Errno, Result};
+
+/// Bytes in a file name.
+const NAME_MAX: usize = 255;
+
+/// Is `name` a name that a directory can have?
+///
+/// # Errors
+/// `ENAMETOOLONG` beyond 255 bytes, `EINVAL` for what is no name at all.
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    let bad = matches!(name, b"" | b"." | b"..") || name.iter().any(|&b| b == b'/' || b == 0);
+    if bad { Err(Errno::INVAL) } else { Ok(()) }
+}

@@ -5,3 +5,4 @@ pub mod fuse_dev;
 pub mod map;
 pub mod mount;
 pub mod process;
+pub mod tree;

@@ -1,0 +1,77 @@
+//! Open directories of layers, so that a name is looked up in its directory rather than along the
+//! whole path.
+
+use super::dir::Dir;
+use crate::attr::LowerPath;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use rustix::process::{Resource, getrlimit};
+use std::sync::Arc;
+
+/// Bounds of the number of directories kept open.
+const LEAST: usize = 16;
+const MOST: usize = 1024;
+
+type Map = FxHashMap<LowerPath, Arc<Dir>>;
+
+/// Two generations: what is asked for lives in `recent`; when that is full it becomes `old`, and
+/// what was still in `old` is closed.
+#[derive(Debug, Default)]
+struct Generations {
+    recent: Map,
+    old: Map,
+}
+
+impl Generations {
+    /// Adds a directory; returns those to be closed.
+    fn put(&mut self, limit: usize, at: LowerPath, dir: Arc<Dir>) -> Map {
+        let mut left = Map::default();
+        if self.recent.len() >= limit {
+            left = std::mem::replace(&mut self.old, std::mem::take(&mut self.recent));
+        }
+        self.recent.insert(at, dir);
+        left
+    }
+}
+
+/// The cache. Its lock is taken last and not held while the host is asked.
+#[derive(Debug)]
+pub(super) struct DirCache {
+    generations: RwLock<Generations>,
+    /// Directories in one generation.
+    limit: usize,
+}
+
+impl DirCache {
+    /// A quarter of the descriptors that `layers` layers leave is enough.
+    pub fn new(layers: usize) -> DirCache {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let all = (descriptors.saturating_sub(layers) / 4).clamp(LEAST, MOST);
+        DirCache { generations: RwLock::default(), limit: all / 2 }
+    }
+
+    pub fn get(&self, at: &LowerPath) -> Option<Arc<Dir>> {
+        if let Some(dir) = self.generations.read().recent.get(at) {
+            return Some(dir.clone());
+        }
+        let mut generations = self.generations.write();
+        let (at, dir) = generations.old.remove_entry(at)?;
+        let left = generations.put(self.limit, at, dir.clone());
+        drop(generations);
+        drop(left);
+        Some(dir)
+    }
+
+    pub fn insert(&self, at: LowerPath, dir: Arc<Dir>) {
+        // What is left over is closed after the lock was given back.
+        let left = self.generations.write().put(self.limit, at, dir);
+        drop(left);
+    }
+
+    /// Closes all directories that nobody is looking into.
+    pub fn clear(&self) {
+        let all = std::mem::take(&mut *self.generations.write());
+        drop(all);
+    }
+}

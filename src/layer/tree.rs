@@ -1,0 +1,335 @@
+//! One layer: its root on the host, and the only way to what lies below.
+
+use super::dir::Dir;
+use super::error::LayerError;
+use super::number::number;
+use crate::attr::{FileType, InodeNo, LayerId};
+use crate::errno::{Errno, Result};
+use crate::sys::tree::PrivateTree;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fstatfs, openat, openat2, statx,
+};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes of a path that one system call takes, without the terminating NUL.
+const PATH_CHUNK: usize = 4095;
+
+/// Attributes come from what the host has cached (layers do not change), and nothing is mounted
+/// for being looked at.
+const STAT_FLAGS: AtFlags =
+    AtFlags::STATX_DONT_SYNC.union(AtFlags::NO_AUTOMOUNT).union(AtFlags::SYMLINK_NOFOLLOW);
+const STAT_MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+/// Opens an object for looking at it, whatever it is.
+pub(super) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// How far directory entries' inode numbers can be trusted to be the ones `stat` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DirentNumbers {
+    Exact,
+    /// Directories may be roots of other trees (btrfs subvolumes).
+    ExactForFiles,
+    Unreliable,
+}
+
+/// May a path end on something mounted inside the layer?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mounts {
+    /// No: `EXDEV`.
+    Refuse,
+    Enter,
+}
+
+/// How paths are walked; settled when the layer is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Walk {
+    Openat2,
+    /// Name by name, on kernels before 5.6 and where `openat2` is filtered.
+    NameByName,
+}
+
+/// One read-only directory tree of the host.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub id: LayerId,
+    root: OwnedFd,
+    /// The device the root lies on, as major << 32 | minor.
+    dev: u64,
+    /// The root is our own copy of the mount: nothing is or will be mounted inside.
+    private: bool,
+    /// No access through the root changes an access time.
+    pub keeps_atime: bool,
+    dirents: DirentNumbers,
+    walk: Walk,
+    /// The root's marks, read once.
+    pub root_dir: Arc<Dir>,
+}
+
+impl Layer {
+    /// Opens the tree at `path`; `option` is what errors call it.
+    pub fn open(
+        id: LayerId,
+        path: &Path,
+        option: &'static str,
+    ) -> std::result::Result<Layer, LayerError> {
+        let open = || Layer::open_raw(id, path);
+        open().map_err(|error| LayerError::Open { option, path: path.to_owned(), error })
+    }
+
+    fn open_raw(id: LayerId, path: &Path) -> Result<Layer> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let host_root = openat(CWD, path, flags, Mode::empty())?;
+        let (root, private, keeps_atime) = match PrivateTree::copy_of(&host_root) {
+            Ok(tree) => (tree.root, true, tree.keeps_atime),
+            Err(_) => (host_root, false, false),
+        };
+        let walk = match openat2(&root, c".", LOOK, Mode::empty(), resolve(Mounts::Refuse)) {
+            Err(Errno::NOSYS | Errno::PERM) => Walk::NameByName,
+            _ => Walk::Openat2,
+        };
+        let dev = device(&stat_fd(root.as_fd())?);
+        let dirents = dirent_numbers(root.as_fd());
+        let mut layer = Layer {
+            id,
+            root,
+            dev,
+            private,
+            keeps_atime,
+            dirents,
+            walk,
+            root_dir: Arc::new(Dir::mount_point()),
+        };
+        // A root that cannot be read is an error now rather than an empty view later.
+        drop(layer.open_for_reading(layer.root.as_fd())?);
+        layer.root_dir = Arc::new(Dir::of_root(&layer)?);
+        Ok(layer)
+    }
+
+    /// Is this the lowest of the lower directories?
+    pub fn is_bottom(&self) -> bool {
+        self.id == LayerId(1)
+    }
+
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Opens the object at `path`, mount points excepted.
+    ///
+    /// # Errors
+    /// The host's; `ELOOP` or `ENOTDIR` where a symbolic link stands in the way; `EXDEV` at a mount
+    /// point; `EINVAL` for a path with empty, `.` or `..` components.
+    pub fn open_path(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
+        path.split(|&b| b == b'/').try_for_each(super::check_name)?;
+        let mut dir: Option<OwnedFd> = None;
+        let mut rest = path;
+        loop {
+            let at = dir.as_ref().map_or(self.root(), |d| d.as_fd());
+            let (head, tail) = self.split(rest);
+            if tail.is_empty() {
+                return self.open_step(at, head, flags, Mounts::Refuse);
+            }
+            dir = Some(self.open_step(at, head, LOOK | OFlags::DIRECTORY, Mounts::Refuse)?);
+            rest = tail;
+        }
+    }
+
+    /// Opens `name` in the directory `dir` of this layer; a mount point as what is mounted there.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no name; the host's.
+    pub fn open_name(&self, dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
+        super::check_name(name)?;
+        self.open_step(dir, name, flags, Mounts::Enter)
+    }
+
+    /// Opens the directory `name` in `dir`: for reading attributes too where that is allowed.
+    ///
+    /// # Errors
+    /// `EXDEV` at a mount point; the host's.
+    pub fn open_dir(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+        super::check_name(name)?;
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY;
+        match self.open_step(dir, name, directory, Mounts::Refuse) {
+            Err(Errno::ACCESS) => {
+                self.open_step(dir, name, LOOK | OFlags::DIRECTORY, Mounts::Refuse)
+            }
+            other => other,
+        }
+    }
+
+    /// Opens the regular file `name` in `dir` for reading, without touching its access time.
+    ///
+    /// # Errors
+    /// `EISDIR`, `ELOOP` and `ENXIO` for what is no regular file; the host's.
+    pub fn open_regular(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+        super::check_name(name)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::LARGEFILE;
+        if self.private {
+            // Opening does no harm here, whatever it is: our copy of the mount has no devices.
+            let quick = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let open = |flags| openat(dir, name, flags, Mode::empty());
+            match keeping_atime(quick, open) {
+                Ok(file) => return expect_regular(file.as_fd()).map(|()| file),
+                Err(e @ (Errno::NOENT | Errno::LOOP | Errno::MFILE)) => return Err(e),
+                Err(_) => {}
+            }
+        }
+        let object = self.open_name(dir, name, LOOK)?;
+        expect_regular(object.as_fd())?;
+        // What was checked is what is opened: the descriptor stands for the very object.
+        let path = super::xattr::proc_path(object.as_fd());
+        keeping_atime(flags, |flags| openat(CWD, &path, flags, Mode::empty()))
+    }
+
+    /// The root once more, to look at.
+    pub fn open_root(&self) -> Result<OwnedFd> {
+        openat(self.root(), c".", LOOK, Mode::empty())
+    }
+
+    /// The part of a path that one system call takes, and what follows.
+    fn split<'a>(&self, path: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+        let cut = match self.walk {
+            Walk::NameByName => path.iter().position(|&b| b == b'/'),
+            Walk::Openat2 if path.len() <= PATH_CHUNK => None,
+            Walk::Openat2 => path[..=PATH_CHUNK].iter().rposition(|&b| b == b'/'),
+        };
+        cut.map_or((path, &[]), |i| (&path[..i], &path[i + 1..]))
+    }
+
+    fn open_step(
+        &self,
+        at: BorrowedFd<'_>,
+        path: &[u8],
+        flags: OFlags,
+        mounts: Mounts,
+    ) -> Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if self.walk == Walk::Openat2 {
+            return openat2(at, path, flags, Mode::empty(), resolve(mounts));
+        }
+        let fd = openat(at, path, flags, Mode::empty())?;
+        let crossed = || Ok::<_, Errno>(device(&stat_type(fd.as_fd())?) != self.dev);
+        if mounts == Mounts::Refuse && !self.private && crossed()? {
+            return Err(Errno::XDEV);
+        }
+        Ok(fd)
+    }
+
+    /// The attributes of `name` in the directory `dir`; `None` where there is no such name.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no name (`..` would lead out); the host's.
+    pub fn stat_name(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>> {
+        super::check_name(name)?;
+        let found = if self.private {
+            // One name, not followed, with nothing mounted anywhere: as safe as opening it.
+            statx(dir, name, STAT_FLAGS, STAT_MASK)
+        } else {
+            self.stat_name_opened(dir, name)
+        };
+        match found {
+            Ok(st) => Ok(Some(st)),
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn stat_name_opened(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Statx> {
+        match self.open_step(dir, name, LOOK, Mounts::Refuse) {
+            Ok(fd) => stat_fd(fd.as_fd()),
+            Err(Errno::XDEV) => {
+                // It may be our own mount: to ask for more than is cached could wait for ourselves.
+                stat_type(self.open_step(dir, name, LOOK, Mounts::Enter)?.as_fd())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reopens a directory for reading its entries, without touching its access time.
+    pub fn open_for_reading(&self, dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        keeping_atime(flags, |flags| openat(dir, c".", flags, Mode::empty()))
+    }
+
+    /// The number of an object with these attributes.
+    pub fn number_of(&self, st: &Statx) -> InodeNo {
+        number(self.id, self.dev, device(st), st.stx_ino)
+    }
+
+    /// The number of an object by its directory entry; `None` where that may not be what
+    /// [`Layer::number_of`] says.
+    pub fn number_of_dirent(&self, ino: u64, is_dir: bool) -> Option<InodeNo> {
+        let exact = match self.dirents {
+            DirentNumbers::Exact => true,
+            DirentNumbers::ExactForFiles => !is_dir,
+            DirentNumbers::Unreliable => false,
+        };
+        exact.then(|| number(self.id, self.dev, self.dev, ino))
+    }
+
+    /// For tests: behaves as on kernels and for users that cannot do better.
+    #[cfg(test)]
+    pub fn degrade(&mut self, path: &Path, walk: Walk) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.root = openat(CWD, path, flags, Mode::empty()).expect("a layer root");
+        self.private = false;
+        self.keeps_atime = false;
+        self.walk = walk;
+    }
+}
+
+/// Calls `open` with `O_NOATIME` added, and without it where the file is not ours.
+fn keeping_atime(
+    flags: OFlags,
+    open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>,
+) -> Result<OwnedFd> {
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        other => other,
+    }
+}
+
+/// The attributes of an open object.
+pub(super) fn stat_fd(fd: BorrowedFd<'_>) -> Result<Statx> {
+    statx(fd, c"", STAT_FLAGS | AtFlags::EMPTY_PATH, STAT_MASK)
+}
+
+fn expect_regular(fd: BorrowedFd<'_>) -> Result<()> {
+    match FileType::from_mode(stat_fd(fd)?.stx_mode.into()) {
+        Some(FileType::Regular) => Ok(()),
+        Some(FileType::Directory) => Err(Errno::ISDIR),
+        Some(FileType::Symlink) => Err(Errno::LOOP),
+        _ => Err(Errno::NXIO),
+    }
+}
+
+/// As [`stat_fd`], but with nothing asked for that a remote file system might have to fetch.
+fn stat_type(fd: BorrowedFd<'_>) -> Result<Statx> {
+    statx(fd, c"", STAT_FLAGS | AtFlags::EMPTY_PATH, StatxFlags::TYPE)
+}
+
+fn resolve(mounts: Mounts) -> ResolveFlags {
+    let flags = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match mounts {
+        Mounts::Refuse => flags | ResolveFlags::NO_XDEV,
+        Mounts::Enter => flags,
+    }
+}
+
+fn device(st: &Statx) -> u64 {
+    u64::from(st.stx_dev_major) << 32 | u64::from(st.stx_dev_minor)
+}
+
+fn dirent_numbers(root: BorrowedFd<'_>) -> DirentNumbers {
+    const BTRFS: u32 = 0x9123_683e;
+    const OVERLAY: u32 = 0x794c_7630;
+    const FUSE: u32 = 0x6573_5546;
+    match fstatfs(root).map(|fs| fs.f_type as u32) {
+        Ok(BTRFS) => DirentNumbers::ExactForFiles,
+        Ok(OVERLAY | FUSE) | Err(_) => DirentNumbers::Unreliable,
+        Ok(_) => DirentNumbers::Exact,
+    }
+}
