@@ -1,1 +1,46 @@
-fn main() {}
+//! The `overcoat` command.
+
+mod args;
+mod daemon;
+mod failure;
+mod inspect;
+mod log;
+mod mount;
+mod options;
+mod preflight;
+mod serve;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use args::Call;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    // First of all, while every open descriptor is the caller's.
+    let inherited = overcoat::sys::process::inherited_descriptors();
+    match run(inherited) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("overcoat: {}", failure.line());
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(inherited: Vec<std::os::fd::RawFd>) -> Result<u8, Failure> {
+    match args::parse(std::env::args_os().collect())? {
+        Call::Mount(call) => mount::run(call, inherited).map(|()| 0),
+        Call::Run(_) => Err(Failure::run_time("not built")),
+        Call::Usage(args) => print(&inspect::usage(&args)?),
+        Call::Check(args) => print(&inspect::check(&args)?),
+        Call::Print(text) => print(&text),
+    }
+}
+
+fn print(text: &str) -> Result<u8, Failure> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map(|()| 0)
+        .map_err(|error| Failure::run_time(format!("stdout: {error}")))
+}
