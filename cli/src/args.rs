@@ -263,7 +263,8 @@ mod tests {
     #[test]
     fn mount_8_calls_the_helper_with_the_options_last() {
         for name in ["/sbin/mount.fuse.overcoat", "mount.overcoat"] {
-            let helper = mount(&[name, "/dir", "/mnt", "-n", "-s", "-v", "-t", "fuse.overcoat", "-o", "rw"]);
+            let helper =
+                mount(&[name, "/dir", "/mnt", "-n", "-s", "-v", "-t", "fuse.overcoat", "-o", "rw"]);
             assert_eq!(helper.source.as_deref(), Some(OsStr::new("/dir")));
             assert_eq!(helper.mountpoint, Path::new("/mnt"));
             assert!(helper.tolerant && !helper.fake && !helper.foreground);
@@ -273,7 +274,8 @@ mod tests {
 
     #[test]
     fn a_command_keeps_its_own_options() {
-        let Call::Run(run) = call(&["overcoat", "run", "--lower", "a", "--", "sh", "-c", "x"]).unwrap()
+        let Call::Run(run) =
+            call(&["overcoat", "run", "--lower", "a", "--", "sh", "-c", "x"]).unwrap()
         else {
             panic!("not a run");
         };

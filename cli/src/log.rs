@@ -46,7 +46,9 @@ impl Sink {
             // One write, so that the lines of several daemons do not mix.
             Self::File(file) => {
                 let mut file = file;
-                file.write_all(format!("{} overcoat[{pid}] {level}: {text}\n", seconds()).as_bytes())
+                file.write_all(
+                    format!("{} overcoat[{pid}] {level}: {text}\n", seconds()).as_bytes(),
+                )
             }
         }
     }

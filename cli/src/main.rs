@@ -8,6 +8,7 @@ mod log;
 mod mount;
 mod options;
 mod preflight;
+mod run;
 mod serve;
 
 use std::io::Write;
@@ -19,7 +20,7 @@ use failure::Failure;
 fn main() -> ExitCode {
     // First of all, while every open descriptor is the caller's.
     let inherited = overcoat::sys::process::inherited_descriptors();
-    match run(inherited) {
+    match dispatch(inherited) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("overcoat: {}", failure.line());
@@ -28,10 +29,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(inherited: Vec<std::os::fd::RawFd>) -> Result<u8, Failure> {
+fn dispatch(inherited: Vec<std::os::fd::RawFd>) -> Result<u8, Failure> {
     match args::parse(std::env::args_os().collect())? {
         Call::Mount(call) => mount::run(call, inherited).map(|()| 0),
-        Call::Run(_) => Err(Failure::run_time("not built")),
+        Call::Run(args) => run::run(args),
         Call::Usage(args) => print(&inspect::usage(&args)?),
         Call::Check(args) => print(&inspect::check(&args)?),
         Call::Print(text) => print(&text),

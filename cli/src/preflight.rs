@@ -25,8 +25,9 @@ pub fn directory(role: &str, path: &Path) -> Result<(), Failure> {
 /// Checks that `path` can be mounted on, and gives it without links and relative parts.
 pub fn mountpoint(path: &Path) -> Result<PathBuf, Failure> {
     directory("mountpoint", path)?;
-    path.canonicalize()
-        .map_err(|error| Failure::run_time(format!("mountpoint {}: {}", path.display(), describe(&error))))
+    path.canonicalize().map_err(|error| {
+        Failure::run_time(format!("mountpoint {}: {}", path.display(), describe(&error)))
+    })
 }
 
 /// Checks that this user may talk to the kernel's FUSE.

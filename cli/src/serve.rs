@@ -26,16 +26,15 @@ pub struct Served {
 /// Opens the overlay of `config` and mounts it at `mountpoint`.
 pub fn mount(config: Config, settings: &Settings, mountpoint: &Path) -> Result<Served, Failure> {
     let overlay = Arc::new(Overlay::with_config(config).map_err(Failure::run_time)?);
-    let mounted = Session::mount(mountpoint, settings, Arc::clone(&overlay))
-        .map_err(Failure::run_time)?;
+    let mounted =
+        Session::mount(mountpoint, settings, Arc::clone(&overlay)).map_err(Failure::run_time)?;
     Ok(Served { overlay, mounted })
 }
 
 /// What the wire has to know of `options`. `read_only`: there is no upper directory.
 pub fn settings(options: &Options, source: OsString, read_only: bool) -> Settings {
     let has = |flag| options.flags.contains(flag);
-    let mut settings = Settings::default();
-    settings.mount = MountOptions {
+    let mount = MountOptions {
         source,
         read_only: read_only || has(MountFlags::RDONLY),
         nosuid: has(MountFlags::NOSUID),
@@ -47,13 +46,13 @@ pub fn settings(options: &Options, source: OsString, read_only: bool) -> Setting
         dirsync: has(MountFlags::DIRSYNC),
         allow_other: true,
     };
-    if let Some(threads) = options.threads {
-        settings.threads = threads as usize;
+    let usual = Settings::default();
+    Settings {
+        mount,
+        threads: options.threads.map_or(usual.threads, |threads| threads as usize),
+        writeback_cache: options.writeback.unwrap_or(usual.writeback_cache),
+        ..usual
     }
-    if let Some(writeback) = options.writeback {
-        settings.writeback_cache = writeback;
-    }
-    settings
 }
 
 /// As mount(2) reads the flags.

@@ -4,6 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Instant;
 
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
@@ -90,19 +91,41 @@ impl Signals {
     /// Waits until one of the signals arrives.
     pub fn wait(&self) -> Result<Taken> {
         loop {
-            let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-            // SAFETY: `set` is initialised and `info` is large enough for a siginfo_t.
-            let signal = unsafe { libc::sigwaitinfo(&self.set, info.as_mut_ptr()) };
-            if signal >= 0 {
-                // SAFETY: all-zero bytes are a valid siginfo_t, and the kernel filled it in.
-                let code = unsafe { info.assume_init() }.si_code;
-                return Ok(Taken { signal, by_process: code <= 0 });
-            }
-            match last_errno() {
-                Errno::INTR => {}
-                err => return Err(err),
+            match self.take(None) {
+                Err(Errno::INTR) => {}
+                done => return done,
             }
         }
+    }
+
+    /// As [`Signals::wait`], but gives `None` when `deadline` has passed.
+    pub fn wait_until(&self, deadline: Instant) -> Result<Option<Taken>> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = libc::timespec {
+                tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match self.take(Some(&left)) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                done => return done.map(Some),
+            }
+        }
+    }
+
+    fn take(&self, timeout: Option<&libc::timespec>) -> Result<Taken> {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let timeout = timeout.map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: `set` is initialised, `info` is large enough for a siginfo_t, and the timeout is null
+        // or a timespec that outlives the call.
+        let signal = unsafe { libc::sigtimedwait(&self.set, info.as_mut_ptr(), timeout) };
+        if signal < 0 {
+            return Err(last_errno());
+        }
+        // SAFETY: all-zero bytes are a valid siginfo_t, and the kernel filled it in.
+        let code = unsafe { info.assume_init() }.si_code;
+        Ok(Taken { signal, by_process: code <= 0 })
     }
 
     /// Unblocks the signals in the calling thread: what is pending then takes its usual effect.

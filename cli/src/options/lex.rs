@@ -65,7 +65,10 @@ fn split(raw: &[u8], separator: u8) -> Result<Vec<&[u8]>, OptionError> {
         at += 1;
     }
     if quoted {
-        return Err(OptionError::new(format!("unbalanced quote in '{}'", String::from_utf8_lossy(raw))));
+        return Err(OptionError::new(format!(
+            "unbalanced quote in '{}'",
+            String::from_utf8_lossy(raw)
+        )));
     }
     parts.push(&raw[start..]);
     Ok(parts)

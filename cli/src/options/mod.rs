@@ -214,8 +214,9 @@ impl Options {
             "volatile" => self.durability = Durability::Volatile,
             "squash_to_root" => self.squash_to_root = true,
             "remount" => self.remount = true,
-            "lowerdir" | "upperdir" | "medium" | "size" | "nr_inodes" | "uidmapping" | "gidmapping"
-            | "squash_to_uid" | "squash_to_gid" | "fsname" | "transport" | "passthrough" | "fsync" => {
+            "lowerdir" | "upperdir" | "medium" | "size" | "nr_inodes" | "uidmapping"
+            | "gidmapping" | "squash_to_uid" | "squash_to_gid" | "fsname" | "transport"
+            | "passthrough" | "fsync" => {
                 return Err(OptionError::new(format!("{word} needs a value: {word}=...")));
             }
             _ if without_effect(word) => {}
@@ -265,7 +266,8 @@ fn without_effect(key: &str) -> bool {
 }
 
 fn text<'a>(key: &str, bytes: &'a [u8]) -> Result<&'a str, OptionError> {
-    std::str::from_utf8(bytes).map_err(|_| OptionError::new(format!("{key}: the value is not text")))
+    std::str::from_utf8(bytes)
+        .map_err(|_| OptionError::new(format!("{key}: the value is not text")))
 }
 
 fn path(key: &str, bytes: Vec<u8>) -> Result<PathBuf, OptionError> {
@@ -303,7 +305,8 @@ fn transport(name: &str) -> Result<(), OptionError> {
     match name {
         "auto" | "dev" => Ok(()),
         "uring" => Err(OptionError::new(
-            "transport=uring: this version speaks /dev/fuse only (transport=auto or dev)".to_owned(),
+            "transport=uring: this version speaks /dev/fuse only (transport=auto or dev)"
+                .to_owned(),
         )),
         _ => Err(OptionError::new(format!("transport={name}: not one of auto, dev"))),
     }

@@ -18,7 +18,11 @@ pub fn size(key: &str, value: &str) -> Result<u64, OptionError> {
         .ok()
         .filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| OptionError::new(format!("{key}={value}: not a size (a number, or one with k, m, g, t)")))
+        .ok_or_else(|| {
+            OptionError::new(format!(
+                "{key}={value}: not a size (a number, or one with k, m, g, t)"
+            ))
+        })
 }
 
 /// 1/0, on/off, yes/no, true/false.
@@ -57,7 +61,8 @@ pub fn id_map(key: &str, value: &str) -> Result<Vec<IdRange>, OptionError> {
         .map(|row| IdRange { outside: row[0], inside: row[1], count: row[2] })
         .collect();
     for (nth, range) in ranges.iter().enumerate() {
-        if range.count == 0 || !fits(range.inside, range.count) || !fits(range.outside, range.count) {
+        if range.count == 0 || !fits(range.inside, range.count) || !fits(range.outside, range.count)
+        {
             return Err(wrong("a range is empty or too long"));
         }
         if ranges[..nth].iter().any(|other| overlap(other, range)) {
