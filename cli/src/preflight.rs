@@ -56,7 +56,8 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-fn describe(error: &io::Error) -> String {
+/// What an error means for a directory that was asked for.
+pub fn describe(error: &io::Error) -> String {
     match errno::of_io(error) {
         Errno::NOENT => "no such directory".to_owned(),
         Errno::NOTCONN => {

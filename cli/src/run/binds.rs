@@ -179,7 +179,7 @@ fn move_to(bind: &Bind) -> Result<()> {
 pub fn is_place_of_bind(path: &[u8]) -> bool {
     let path = OsStr::from_bytes(path);
     let same = |place: &&str| Path::new(place).strip_prefix("/").is_ok_and(|place| place == path);
-    SYSTEM.iter().chain(&[RESOLV_CONF]).any(|place| same(place))
+    SYSTEM.iter().chain(&[RESOLV_CONF]).any(same)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::binds::{self, Bind};
 use super::children::{Children, exit_code, signal};
 use super::namespace;
 use crate::failure::Failure;
-use crate::preflight::errno_text;
+use crate::preflight::{describe, errno_text};
 
 /// Signals that runner and keeper take note of instead of being ended by them.
 pub const WATCHED: &[i32] =
@@ -128,7 +128,7 @@ fn execute(command: &[OsString], signals: &Signals, keeper: Pid) -> ! {
     }
     let error = Command::new(program).args(args).exec();
     let missing = error.kind() == std::io::ErrorKind::NotFound;
-    let reason = if missing { "command not found".to_owned() } else { error.to_string() };
+    let reason = if missing { "command not found".to_owned() } else { describe(&error) };
     let line = Failure::run_time(format!("{}: {reason}", Path::new(program).display()));
     eprintln!("overcoat: {}", line.line());
     std::process::exit(if missing { NOT_FOUND } else { NOT_EXECUTABLE });

@@ -42,8 +42,6 @@ use crate::serve::{self, Served};
 use children::{Children, exit_code, signal};
 use keeper::{Job, Line};
 
-pub use report::bytes;
-
 /// Directories of which the runner's namespace can do without the first that there is: the view is mounted
 /// below it, on a tmpfs.
 const WORKSPACES: &[&str] = &["/sys/kernel", "/sys", "/mnt", "/srv", "/opt"];
