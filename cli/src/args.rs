@@ -58,7 +58,7 @@ enum Command {
     Run(RunArgs),
     /// Show what an upper directory's data take
     Usage(InspectArgs),
-    /// Verify a filestore that is not mounted
+    /// Verify a filestore that is not mounted; exit code 1 if it is damaged
     Check(CheckArgs),
 }
 
@@ -141,7 +141,7 @@ pub struct RunArgs {
 
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// An upper directory, a filestore, or the mountpoint of a live mount
+    /// An upper directory, or the filestore in it
     pub place: PathBuf,
 }
 

@@ -10,6 +10,7 @@ mod options;
 mod preflight;
 mod run;
 mod serve;
+mod text;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,15 +34,17 @@ fn dispatch(inherited: Vec<std::os::fd::RawFd>) -> Result<u8, Failure> {
     match args::parse(std::env::args_os().collect())? {
         Call::Mount(call) => mount::run(call, inherited).map(|()| 0),
         Call::Run(args) => run::run(args),
-        Call::Usage(args) => print(&inspect::usage(&args)?),
-        Call::Check(args) => print(&inspect::check(&args)?),
-        Call::Print(text) => print(&text),
+        Call::Usage(args) => print(&inspect::usage(&args.place)?).map(|()| 0),
+        Call::Check(args) => {
+            let (findings, whole) = inspect::check(&args.file)?;
+            print(&findings).map(|()| u8::from(!whole))
+        }
+        Call::Print(text) => print(&text).map(|()| 0),
     }
 }
 
-fn print(text: &str) -> Result<u8, Failure> {
+fn print(text: &str) -> Result<(), Failure> {
     std::io::stdout()
         .write_all(text.as_bytes())
-        .map(|()| 0)
         .map_err(|error| Failure::run_time(format!("stdout: {error}")))
 }

@@ -82,7 +82,7 @@ fn mount(plan: Plan) -> Result<Served, Failure> {
     if !plan.options.contexts.is_empty() && Path::new("/sys/fs/selinux/enforce").exists() {
         tracing::warn!("SELinux labels are not set: {}", plan.options.contexts.join(","));
     }
-    let served = serve::mount(plan.config, &plan.settings, &plan.mountpoint)?;
+    let served = serve::mount(&plan.config, &plan.settings, &plan.mountpoint)?;
     if let Some(propagation) = plan.options.propagation {
         if let Err(error) = rustix::mount::mount_change(&plan.mountpoint, propagation) {
             tracing::warn!("propagation stays as it is: {}", errno_text(error));

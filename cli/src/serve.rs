@@ -24,11 +24,15 @@ pub struct Served {
 }
 
 /// Opens the overlay of `config` and mounts it at `mountpoint`.
-pub fn mount(config: Config, settings: &Settings, mountpoint: &Path) -> Result<Served, Failure> {
-    let overlay = Arc::new(Overlay::with_config(config).map_err(Failure::run_time)?);
-    let mounted =
-        Session::mount(mountpoint, settings, Arc::clone(&overlay)).map_err(Failure::run_time)?;
-    Ok(Served { overlay, mounted })
+pub fn mount(config: &Config, settings: &Settings, mountpoint: &Path) -> Result<Served, Failure> {
+    let overlay = Overlay::new(&config).map_err(Failure::run_time)?;
+    match Session::mount(mountpoint, settings, Arc::clone(&overlay)) {
+        Ok(mounted) => Ok(Served { overlay, mounted }),
+        Err(error) => {
+            overlay.destroy();
+            Err(Failure::run_time(error))
+        }
+    }
 }
 
 /// What the wire has to know of `options`. `read_only`: there is no upper directory.

@@ -117,7 +117,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
     let config = config(&request, medium, &workspace, as_user);
     let job = Job { command: request.command, directory, root: workspace.root(), binds };
     let keeper = Keeper::start(job, &signals)?;
-    let served = match view(config, &workspace) {
+    let served = match view(&config, &workspace) {
         Ok(served) => served,
         Err(failure) => {
             drop(keeper.go);
@@ -164,7 +164,7 @@ fn config(request: &Request, medium: Medium, workspace: &Workspace, as_user: boo
     }
 }
 
-fn view(config: Config, workspace: &Workspace) -> Result<Served, Failure> {
+fn view(config: &Config, workspace: &Workspace) -> Result<Served, Failure> {
     preflight::raise_descriptor_limit();
     let settings = serve::settings(&Options::default(), OsString::from("overcoat"), false);
     serve::mount(config, &settings, &workspace.root())
@@ -269,9 +269,10 @@ fn finish(served: Served, code: Result<u8, Failure>, keep: Option<&Path>) -> Res
     served.run()?;
     let code = code?;
     let mut report = report::Report::default();
-    overlay
-        .changes(&mut |change| report.take(&change))
-        .map_err(|error| Failure::run_time(format!("what changed: {}", errno_text(error))))?;
-    eprint!("{}", report.text(&overlay.usage(), keep));
+    overlay.changes(&mut |change| report.take(&change));
+    let usage = overlay
+        .usage()
+        .map_err(|error| Failure::run_time(format!("what is used: {}", errno_text(error))))?;
+    eprint!("{}", report.text(&usage, keep));
     Ok(code)
 }
