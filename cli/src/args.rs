@@ -1,0 +1,312 @@
+//! The command line's forms and what clap makes of them.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// How a command line was called, and with what.
+#[derive(Debug)]
+pub enum Call {
+    Mount(MountCall),
+    Run(RunArgs),
+    Usage(InspectArgs),
+    Check(CheckArgs),
+    /// Text for stdout: help or the version.
+    Print(String),
+}
+
+/// A request to mount, from whichever form.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct MountCall {
+    pub foreground: bool,
+    /// Called by an engine or by mount(8), which may pass options that are none of ours.
+    pub tolerant: bool,
+    /// Everything but the mount itself.
+    pub fake: bool,
+    pub log: Option<PathBuf>,
+    pub options: Vec<OsString>,
+    pub source: Option<OsString>,
+    pub mountpoint: PathBuf,
+}
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "overcoat",
+    version,
+    about = "A writable layer in memory over read-only directories, with all file data in one sparse file",
+    override_usage = "overcoat mount [-f] [-o OPTIONS]... [SOURCE] MOUNTPOINT\n       \
+                      overcoat -o OPTIONS [SOURCE] MOUNTPOINT\n       \
+                      overcoat run [--lower DIR]... [--keep DIR] [--size SIZE] [-- COMMAND...]\n       \
+                      overcoat usage|check ...",
+    after_help = "Unmount with 'umount MOUNTPOINT' or 'fusermount3 -u MOUNTPOINT'.\n\
+                  All options of -o are in overcoat(1)."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Mount layers at a directory; returns when the mount answers
+    #[command(after_help = MOUNT_HELP)]
+    Mount(MountArgs),
+    /// Run a command in a throw-away view of a root directory, and tell what it changed
+    Run(RunArgs),
+    /// Show what an upper directory's data take
+    Usage(InspectArgs),
+    /// Verify a filestore that is not mounted; exit code 1 if it is damaged
+    Check(CheckArgs),
+}
+
+const MOUNT_HELP: &str = "Options of -o (all of them in overcoat(1)):
+  lowerdir=A:B:C           read-only layers, the leftmost on top
+  upperdir=DIR             where changes are kept; without it the mount is read-only
+  medium=self|dir=D|memory the filestore: in upperdir, unlinked in D, or in memory
+  size=N, nr_inodes=N      limits (k, m, g, t)
+  volatile                 fsync returns at once
+  ro, nodev, nosuid, noexec, noatime ...   as mount(8)";
+
+#[derive(Args, Debug)]
+struct MountArgs {
+    /// Stay in the foreground; log to stderr
+    #[arg(short, long)]
+    foreground: bool,
+    /// Comma-separated mount options; may be repeated
+    #[arg(short, value_name = "OPTIONS", action = ArgAction::Append)]
+    options: Vec<OsString>,
+    /// Append log lines to FILE instead of sending them to the system log
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// What mountinfo shows as the source; a directory that holds 'lower' and 'upper' stands for both
+    #[arg(value_name = "[SOURCE] MOUNTPOINT", num_args = 1..=2, required = true)]
+    places: Vec<OsString>,
+}
+
+/// The bare form: what engines call as a mount program.
+#[derive(Parser, Debug)]
+#[command(name = "overcoat", version, disable_help_flag = true)]
+struct Bare {
+    #[command(flatten)]
+    mount: MountArgs,
+    /// Accepted for callers which pass it
+    #[arg(short, long)]
+    debug: bool,
+}
+
+/// The form in which mount(8) calls its helpers.
+#[derive(Parser, Debug)]
+#[command(name = "mount.fuse.overcoat", version)]
+struct Helper {
+    source: OsString,
+    mountpoint: PathBuf,
+    #[arg(short, value_name = "OPTIONS", action = ArgAction::Append)]
+    options: Vec<OsString>,
+    /// Tolerate unknown options (always so)
+    #[arg(short)]
+    sloppy: bool,
+    /// Do everything but the mount
+    #[arg(short)]
+    fake: bool,
+    /// Accepted: there is no mtab to leave alone
+    #[arg(short)]
+    no_mtab: bool,
+    #[arg(short)]
+    verbose: bool,
+    /// The type and subtype
+    #[arg(short, value_name = "TYPE")]
+    type_name: Option<OsString>,
+    #[arg(short = 'N', value_name = "NAMESPACE", hide = true)]
+    namespace: Option<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// A layer of the root that the command sees; the first one is on top [default: /]
+    #[arg(long = "lower", value_name = "DIR")]
+    pub lowers: Vec<PathBuf>,
+    /// Keep what changed in DIR; a later run with the same DIR goes on
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Let changes take at most SIZE bytes (k, m, g, t)
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<String>,
+    /// The command [default: $SHELL, or /bin/sh]
+    #[arg(value_name = "COMMAND", last = true)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// An upper directory, or the filestore in it
+    pub place: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// A filestore, or the upper directory that holds one
+    pub file: PathBuf,
+}
+
+const SUBCOMMANDS: &[&str] = &["mount", "run", "usage", "check", "help"];
+
+/// Reads a command line, `argv[0]` included.
+pub fn parse(argv: Vec<OsString>) -> Result<Call, Failure> {
+    if called_as_helper(argv.first()) {
+        return parse_helper(argv);
+    }
+    match argv.get(1) {
+        None => Err(Failure::usage("nothing to do (see overcoat --help)")),
+        Some(first) if is_general(first) => parse_general(argv),
+        Some(_) => match Bare::try_parse_from(argv) {
+            Ok(bare) => mount_call(bare.mount, true).map(Call::Mount),
+            Err(error) => from_clap(&error),
+        },
+    }
+}
+
+/// A subcommand, or a question about the program as a whole.
+fn is_general(first: &OsStr) -> bool {
+    matches!(first.to_str(), Some("-h" | "--help")) || SUBCOMMANDS.iter().any(|name| first == *name)
+}
+
+fn called_as_helper(name: Option<&OsString>) -> bool {
+    let name = name.map(Path::new).and_then(Path::file_name);
+    name.is_some_and(|name| name == "mount.fuse.overcoat" || name == "mount.overcoat")
+}
+
+fn parse_general(argv: Vec<OsString>) -> Result<Call, Failure> {
+    match Cli::try_parse_from(argv) {
+        Ok(Cli { command: Command::Mount(args) }) => mount_call(args, false).map(Call::Mount),
+        Ok(Cli { command: Command::Run(args) }) => Ok(Call::Run(args)),
+        Ok(Cli { command: Command::Usage(args) }) => Ok(Call::Usage(args)),
+        Ok(Cli { command: Command::Check(args) }) => Ok(Call::Check(args)),
+        Err(error) => from_clap(&error),
+    }
+}
+
+fn parse_helper(argv: Vec<OsString>) -> Result<Call, Failure> {
+    match Helper::try_parse_from(argv) {
+        Ok(helper) => Ok(Call::Mount(MountCall {
+            foreground: false,
+            tolerant: true,
+            fake: helper.fake,
+            log: None,
+            options: helper.options,
+            source: Some(helper.source),
+            mountpoint: helper.mountpoint,
+        })),
+        Err(error) => from_clap(&error),
+    }
+}
+
+fn mount_call(args: MountArgs, tolerant: bool) -> Result<MountCall, Failure> {
+    let mut places = args.places;
+    let mountpoint = places.pop().ok_or_else(|| Failure::usage("no mountpoint given"))?;
+    Ok(MountCall {
+        foreground: args.foreground,
+        tolerant,
+        fake: false,
+        log: args.log,
+        options: args.options,
+        source: places.pop(),
+        mountpoint: mountpoint.into(),
+    })
+}
+
+/// Help and version go to stdout; of an error the statement is kept, not the usage that follows it.
+fn from_clap(error: &clap::Error) -> Result<Call, Failure> {
+    if !error.use_stderr() {
+        return Ok(Call::Print(error.render().to_string()));
+    }
+    let text = error.render().to_string();
+    let statement: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let statement = statement.join(" ");
+    let statement = statement.strip_prefix("error: ").unwrap_or(&statement);
+    Err(Failure::usage(format!("{statement} (see overcoat --help)")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(words: &[&str]) -> Result<Call, Failure> {
+        parse(words.iter().map(OsString::from).collect())
+    }
+
+    fn mount(words: &[&str]) -> MountCall {
+        match call(words).unwrap() {
+            Call::Mount(mount) => mount,
+            other => panic!("not a mount: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_forms_of_a_mount_agree() {
+        let plain = mount(&["overcoat", "mount", "-o", "lowerdir=a", "-o", "ro", "src", "/mnt"]);
+        assert_eq!(plain.options, ["lowerdir=a", "ro"]);
+        assert_eq!(plain.source.as_deref(), Some(OsStr::new("src")));
+        assert_eq!(plain.mountpoint, Path::new("/mnt"));
+        assert!(!plain.tolerant && !plain.foreground);
+
+        let containerd = mount(&["/usr/bin/overcoat", "src", "/mnt", "-o", "lowerdir=a", "-oro"]);
+        assert_eq!(containerd, MountCall { tolerant: true, ..plain });
+
+        let podman = mount(&["overcoat", "-o", "lowerdir=a,upperdir=b,", "/merged"]);
+        assert_eq!((podman.source, podman.mountpoint), (None, "/merged".into()));
+    }
+
+    #[test]
+    fn mount_8_calls_the_helper_with_the_options_last() {
+        for name in ["/sbin/mount.fuse.overcoat", "mount.overcoat"] {
+            let helper =
+                mount(&[name, "/dir", "/mnt", "-n", "-s", "-v", "-t", "fuse.overcoat", "-o", "rw"]);
+            assert_eq!(helper.source.as_deref(), Some(OsStr::new("/dir")));
+            assert_eq!(helper.mountpoint, Path::new("/mnt"));
+            assert!(helper.tolerant && !helper.fake && !helper.foreground);
+            assert!(mount(&[name, "-f", "/dir", "/mnt"]).fake);
+        }
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_options() {
+        let Call::Run(run) =
+            call(&["overcoat", "run", "--lower", "a", "--", "sh", "-c", "x"]).unwrap()
+        else {
+            panic!("not a run");
+        };
+        assert_eq!(run.command, ["sh", "-c", "x"]);
+        assert_eq!(run.lowers, [Path::new("a")]);
+    }
+
+    #[test]
+    fn errors_are_one_line() {
+        for words in [
+            &["overcoat"][..],
+            &["overcoat", "mount"],
+            &["overcoat", "mount", "--what", "/mnt"],
+            &["overcoat", "mount", "a", "b", "c"],
+            &["overcoat", "-o"],
+            &["overcoat", "run", "ls"],
+            &["mount.overcoat", "/dir"],
+            &["overcoat", "check"],
+        ] {
+            let failure = call(words).unwrap_err();
+            assert_eq!(failure.code(), 2, "{words:?}");
+            assert!(!failure.line().contains(['\n', '?']), "{words:?}: {}", failure.line());
+        }
+    }
+
+    #[test]
+    fn the_version_is_the_first_line() {
+        for words in [["overcoat", "--version"], ["mount.fuse.overcoat", "-V"]] {
+            let Call::Print(text) = call(&words).unwrap() else { panic!("no text") };
+            let version = concat!(" ", env!("CARGO_PKG_VERSION"));
+            assert!(text.lines().next().is_some_and(|line| line.ends_with(version)), "{text}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Looking inside from without: what a filestore takes, and whether it is whole.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use overcoat::control::{self, Report};
+use overcoat::filestore::{FILE_NAME, OpenError};
+
+use crate::failure::Failure;
+use crate::preflight;
+use crate::text::bytes;
+
+/// The unit of `st_blocks`, in bytes.
+const SECTOR: u64 = 512;
+
+/// `overcoat usage`: what is used, as text. Of a mounted filestore only what the host accounts for.
+pub fn usage(place: &Path) -> Result<String, Failure> {
+    let file = filestore(place)?;
+    let meta = file.metadata().map_err(|error| failed(&file, preflight::describe(&error)))?;
+    let mut lines = vec![("on disk", size(meta.blocks() * SECTOR))];
+    match control::check(&file) {
+        Ok(report) => {
+            lines.push(("data", size(report.data_bytes)));
+            lines.push(("journal", size(report.journal_bytes)));
+            lines.push(("inodes", report.inodes.to_string()));
+        }
+        Err(OpenError::InUse) => lines.push(("mounted", "yes".to_owned())),
+        Err(error) => return Err(failed(&file, error)),
+    }
+    Ok(table(&lines))
+}
+
+/// `overcoat check`: what was found, as text, and whether the filestore is whole.
+pub fn check(place: &Path) -> Result<(String, bool), Failure> {
+    let file = filestore(place)?;
+    let report = control::check(&file).map_err(|error| failed(&file, error))?;
+    Ok((findings(&report), report.faults.is_empty()))
+}
+
+/// The filestore that `place` is or holds.
+fn filestore(place: &Path) -> Result<PathBuf, Failure> {
+    let meta = place.metadata().map_err(|error| failed(place, preflight::describe(&error)))?;
+    if !meta.is_dir() {
+        return Ok(place.to_owned());
+    }
+    let file = place.join(FILE_NAME);
+    match file.symlink_metadata() {
+        Ok(_) => Ok(file),
+        Err(_) => Err(failed(place, format!("no {FILE_NAME} in it"))),
+    }
+}
+
+fn failed(place: &Path, reason: impl std::fmt::Display) -> Failure {
+    Failure::run_time(format!("{}: {reason}", place.display()))
+}
+
+fn findings(report: &Report) -> String {
+    let recovery = &report.recovery;
+    let mut text = String::new();
+    let mut say = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    for fault in &report.faults {
+        say(format!("fault: {}", fault.chars().filter(|c| !c.is_control()).collect::<String>()));
+    }
+    if !recovery.was_clean {
+        say("note: the last mount did not end in order".to_owned());
+    }
+    if recovery.cut_bytes > 0 {
+        say(format!("note: {} of unsynced history are left out", bytes(recovery.cut_bytes)));
+    }
+    if report.orphans > 0 {
+        say(format!(
+            "note: {} unlinked files were open; the next mount drops them",
+            report.orphans
+        ));
+    }
+    if report.leaked_bytes > 0 {
+        say(format!("note: {} are to be given back by the next mount", bytes(report.leaked_bytes)));
+    }
+    let verdict = if report.faults.is_empty() { "whole" } else { "damaged" };
+    say(format!(
+        "{verdict}: {} inodes, {} of data, {} of journal, {} on disk",
+        report.inodes,
+        bytes(report.data_bytes),
+        bytes(report.journal_bytes),
+        bytes(report.host_bytes)
+    ));
+    text
+}
+
+fn size(count: u64) -> String {
+    format!("{} ({count} bytes)", bytes(count))
+}
+
+fn table(lines: &[(&str, String)]) -> String {
+    let mut text = String::new();
+    for (name, value) in lines {
+        let written = writeln!(text, "{name:<8} {value}");
+        debug_assert!(written.is_ok(), "writing to a string");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_come_first_and_the_verdict_last() {
+        let mut report = Report { inodes: 3, data_bytes: 8192, ..Report::default() };
+        report.recovery.was_clean = true;
+        assert_eq!(
+            findings(&report),
+            "whole: 3 inodes, 8.0 KiB of data, 0 B of journal, 0 B on disk\n"
+        );
+        report.faults.push("tree: odd\nline".to_owned());
+        report.recovery.was_clean = false;
+        let text = findings(&report);
+        assert!(text.starts_with("fault: tree: oddline\nnote: the last mount"), "{text}");
+        assert!(text.lines().last().is_some_and(|line| line.starts_with("damaged: ")), "{text}");
+    }
+
+    #[test]
+    fn what_holds_no_filestore_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = check(dir.path()).unwrap_err().line().to_owned();
+        assert!(line.ends_with("no .overcoat.filestore in it"), "{line}");
+    }
+}

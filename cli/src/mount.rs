@@ -1,0 +1,165 @@
+//! The mount command.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use overcoat::config::Config;
+use overcoat::fuse::Settings;
+use overcoat::sys::process::Signals;
+
+use crate::args::MountCall;
+use crate::daemon::{self, Side};
+use crate::failure::Failure;
+use crate::log::{self, Sink};
+use crate::options::Options;
+use crate::preflight::{self, errno_text};
+use crate::serve::{self, Served};
+
+/// The source that mountinfo shows where none was given.
+const DEFAULT_SOURCE: &str = "overcoat";
+
+/// A mount which can be made as far as can be known beforehand.
+struct Plan {
+    options: Options,
+    config: Config,
+    settings: Settings,
+    mountpoint: PathBuf,
+}
+
+/// Mounts. Returns when the mount answers, or with `-f` when it has ended.
+/// `inherited` are the descriptors which this process was started with.
+pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
+    let options = read_options(&call)?;
+    if options.remount {
+        return remount(&options, &preflight::mountpoint(&call.mountpoint)?);
+    }
+    let plan = plan(options, &call)?;
+    if call.fake {
+        return Ok(());
+    }
+    let sink = match (&call.log, call.foreground) {
+        (None, true) => Sink::Stderr,
+        (path, _) => Sink::open(path.as_deref()).map_err(|error| {
+            let path = path.as_deref().unwrap_or(Path::new("/dev/log"));
+            Failure::run_time(format!("log {}: {error}", path.display()))
+        })?,
+    };
+    if call.foreground {
+        log::start(sink);
+        let signals = serve::block_ending_signals()?;
+        return mount(plan)?.run_until_signalled(signals);
+    }
+    match daemon::split()? {
+        Side::Foreground(waiting) => waiting.outcome(),
+        Side::Daemon(reporter) => {
+            log::start(sink);
+            match start(plan) {
+                Ok((served, signals)) => {
+                    reporter.ready(inherited).map_err(|error| {
+                        Failure::run_time(format!("becoming a daemon: {}", errno_text(error)))
+                    })?;
+                    served.run_until_signalled(signals).inspect_err(|failure| {
+                        tracing::error!("{}", failure.line());
+                    })
+                }
+                Err(failure) => {
+                    reporter.failed(&failure);
+                    std::process::exit(i32::from(failure.code()));
+                }
+            }
+        }
+    }
+}
+
+fn start(plan: Plan) -> Result<(Served, Signals), Failure> {
+    let signals = serve::block_ending_signals()?;
+    Ok((mount(plan)?, signals))
+}
+
+fn mount(plan: Plan) -> Result<Served, Failure> {
+    preflight::raise_descriptor_limit();
+    if !plan.options.contexts.is_empty() && Path::new("/sys/fs/selinux/enforce").exists() {
+        tracing::warn!("SELinux labels are not set: {}", plan.options.contexts.join(","));
+    }
+    let served = serve::mount(&plan.config, &plan.settings, &plan.mountpoint)?;
+    if let Some(propagation) = plan.options.propagation {
+        if let Err(error) = rustix::mount::mount_change(&plan.mountpoint, propagation) {
+            tracing::warn!("propagation stays as it is: {}", errno_text(error));
+        }
+    }
+    Ok(served)
+}
+
+/// The options, with what the source stands for; unknown ones refused or, for engines, told.
+fn read_options(call: &MountCall) -> Result<Options, Failure> {
+    let mut options = Options::parse(&call.options)?;
+    if let Some(first) = options.unknown.first() {
+        if !call.tolerant {
+            return Err(Failure::usage(format!("unknown option '{first}'")));
+        }
+        for unknown in &options.unknown {
+            eprintln!("overcoat: ignoring unknown option '{}'", Failure::usage(unknown).line());
+        }
+    }
+    if let Some(source) = call.source.as_deref() {
+        derive_layers(&mut options, source);
+    }
+    Ok(options)
+}
+
+/// A source directory that holds `lower` and `upper` stands for `lowerdir` and `upperdir`, where neither
+/// was given.
+fn derive_layers(options: &mut Options, source: &OsStr) {
+    let source = Path::new(source);
+    let (lower, upper) = (source.join("lower"), source.join("upper"));
+    let told = !options.lowers.is_empty() || options.upper.is_some();
+    if !told && lower.is_dir() && upper.is_dir() {
+        options.lowers = vec![lower];
+        options.upper = Some(upper);
+    }
+}
+
+fn plan(options: Options, call: &MountCall) -> Result<Plan, Failure> {
+    if options.lowers.is_empty() && options.upper.is_none() {
+        return Err(Failure::usage(
+            "nothing to mount: give lowerdir=, upperdir=, or a source that holds 'lower' and 'upper'",
+        ));
+    }
+    let config = absolute(options.config())?;
+    for lower in &config.lowers {
+        preflight::directory("lowerdir", lower)?;
+    }
+    if let Some(upper) = &config.upper {
+        preflight::directory("upperdir", upper)?;
+        overcoat::layer::check_overlap(upper, &config.lowers, false).map_err(Failure::run_time)?;
+    }
+    let mountpoint = preflight::mountpoint(&call.mountpoint)?;
+    preflight::fuse_device()?;
+    let source = options.fsname.clone().or_else(|| call.source.clone());
+    let source = source.unwrap_or_else(|| OsString::from(DEFAULT_SOURCE));
+    let settings = serve::settings(&options, source, config.upper.is_none());
+    Ok(Plan { options, config, settings, mountpoint })
+}
+
+/// The daemon leaves the directory that it was started in.
+fn absolute(mut config: Config) -> Result<Config, Failure> {
+    let make = |path: &Path| {
+        std::path::absolute(path)
+            .map_err(|error| Failure::run_time(format!("{}: {error}", path.display())))
+    };
+    config.lowers = config.lowers.iter().map(|path| make(path)).collect::<Result<_, _>>()?;
+    config.upper = config.upper.as_deref().map(make).transpose()?;
+    if let overcoat::config::Medium::Dir(dir) = &config.medium {
+        preflight::directory("medium=dir", dir)?;
+        config.medium = overcoat::config::Medium::Dir(make(dir)?);
+    }
+    Ok(config)
+}
+
+/// Changes the flags of what is mounted; mount(8) calls its helper for that too.
+fn remount(options: &Options, mountpoint: &Path) -> Result<(), Failure> {
+    rustix::mount::mount_remount(mountpoint, options.flags, "").map_err(|error| {
+        Failure::run_time(format!("remounting {}: {}", mountpoint.display(), errno_text(error)))
+    })
+}

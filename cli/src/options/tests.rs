@@ -1,0 +1,144 @@
+use std::path::Path;
+
+use overcoat::config::IdRange;
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(string: &str) -> Options {
+    Options::parse(&[OsString::from(string)]).unwrap()
+}
+
+fn error(string: &str) -> String {
+    Options::parse(&[OsString::from(string)]).unwrap_err().to_string()
+}
+
+#[test]
+fn what_podman_passes_is_understood() {
+    let options = parse(
+        "lowerdir=l/A:l/B,upperdir=id/diff,workdir=id/work,,volatile,\
+         context=\"system_u:object_r:container_file_t:s0:c1,c2\",private,\
+         uidmapping=:0:100000:65536,gidmapping=:0:100000:65536,xattr_permissions=2,",
+    );
+    assert_eq!(options.lowers, [Path::new("l/A"), Path::new("l/B")]);
+    assert_eq!(options.upper.as_deref(), Some(Path::new("id/diff")));
+    assert_eq!(options.durability, Durability::Volatile);
+    assert_eq!(options.contexts, ["context=system_u:object_r:container_file_t:s0:c1,c2"]);
+    assert_eq!(options.propagation, Some(MountPropagationFlags::PRIVATE));
+    let range = IdRange { outside: 0, inside: 100_000, count: 65_536 };
+    assert_eq!((options.idmap.uid, options.idmap.gid), (vec![range], vec![range]));
+    assert_eq!(options.unknown, Vec::<String>::new());
+}
+
+#[test]
+fn repeated_strings_add_up_and_the_last_word_holds() {
+    let strings: Vec<OsString> =
+        ["ro,nodev", "", "rw,lowerdir=a", "lowerdir=b,dev,noatime"].map(OsString::from).to_vec();
+    let options = Options::parse(&strings).unwrap();
+    assert_eq!(options.flags, MountFlags::NOATIME);
+    assert_eq!(options.lowers, [Path::new("b")]);
+}
+
+#[test]
+fn colons_and_commas_in_names_are_escaped() {
+    let options = parse(r"lowerdir=a\:b:c\,d:e\\f,upperdir=/u\:v");
+    assert_eq!(options.lowers, [Path::new("a:b"), Path::new("c,d"), Path::new(r"e\f")]);
+    assert_eq!(options.upper.as_deref(), Some(Path::new("/u:v")));
+}
+
+#[test]
+fn squash_to_an_id_goes_before_squash_to_root() {
+    let both = parse("squash_to_uid=7,squash_to_root").idmap;
+    assert_eq!((both.squash_uid, both.squash_gid), (Some(7), Some(0)));
+}
+
+#[test]
+fn mediums_sizes_and_durability() {
+    assert_eq!(parse("medium=dir=/var/tmp").medium, Medium::Dir("/var/tmp".into()));
+    assert_eq!(parse("medium=dir=/a\\,b").medium, Medium::Dir("/a,b".into()));
+    assert_eq!(parse("medium=memory").medium, Medium::Memory);
+    assert_eq!(parse("medium=memory,medium=self").medium, Medium::OwnFile);
+    assert_eq!(parse("size=1g").size_limit, Some(1 << 30));
+    assert_eq!(parse("size=1g,size=0").size_limit, None);
+    assert_eq!(parse("nr_inodes=10k").inode_limit, Some(10 << 10));
+    assert_eq!(parse("fsync=0").durability, Durability::Volatile);
+    assert_eq!(parse("volatile,fsync=1").durability, Durability::Full);
+}
+
+#[test]
+fn options_for_others_are_no_concern_of_ours() {
+    let options = parse("x-systemd.automount,X-mount.mkdir=0755,_netdev,metacopy=on,defaults,rw");
+    assert_eq!(options, Options::default());
+}
+
+#[test]
+fn unknown_options_are_named() {
+    assert_eq!(parse("what,why=not,ro").unknown, ["what", "why=not"]);
+}
+
+#[test]
+fn wrong_values_are_errors_that_name_the_option() {
+    for (string, said) in [
+        ("size=much", "size=much"),
+        ("medium=tape", "medium=tape"),
+        ("medium=dir=", "medium=dir="),
+        ("upperdir=", "upperdir"),
+        ("upperdir", "upperdir needs a value"),
+        ("lowerdir=a::b", "lowerdir"),
+        ("uidmapping=0:1", "uidmapping"),
+        ("squash_to_uid=root", "squash_to_uid"),
+        ("transport=uring", "/dev/fuse only"),
+        ("transport=pigeon", "transport=pigeon"),
+        ("passthrough=on", "no passthrough"),
+        ("threads=0", "threads"),
+        ("context=\"open", "unbalanced quote"),
+    ] {
+        let line = error(string);
+        assert!(line.contains(said), "{string}: {line}");
+        assert!(!line.contains('\n'), "{string}: {line}");
+    }
+}
+
+proptest! {
+    /// Any directories, written with their escapes, are read back as they are.
+    #[test]
+    fn directories_survive_the_option_string(
+        lowers in prop::collection::vec(prop::collection::vec(1u8.., 1..10), 1..5),
+        upper in prop::collection::vec(1u8.., 1..10),
+        volatile in any::<bool>(),
+    ) {
+        let encoded: Vec<_> = lowers.iter().map(|lower| lex::encode(lower)).collect();
+        let mut string = b"lowerdir=".to_vec();
+        string.extend(encoded.join(&b':'));
+        string.extend(b",,upperdir=");
+        string.extend(lex::encode(&upper));
+        if volatile {
+            string.extend(b",volatile");
+        }
+        let options = Options::parse(&[OsString::from_vec(string)]).unwrap();
+        let as_path = |bytes: &Vec<u8>| PathBuf::from(OsString::from_vec(bytes.clone()));
+        prop_assert_eq!(options.lowers, lowers.iter().map(as_path).collect::<Vec<_>>());
+        prop_assert_eq!(options.upper, Some(as_path(&upper)));
+        prop_assert_eq!(options.durability == Durability::Volatile, volatile);
+        prop_assert!(options.unknown.is_empty());
+    }
+
+    /// No string panics, and what is wrong is told in one line.
+    #[test]
+    fn any_bytes_are_options_or_one_line_of_error(raw in prop::collection::vec(any::<u8>(), 0..80)) {
+        if let Err(error) = Options::parse(&[OsString::from_vec(raw)]) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    /// Every word that sets a flag undoes its opposite.
+    #[test]
+    fn the_last_flag_of_a_pair_holds(words in prop::collection::vec(0..FLAGS.len(), 1..12)) {
+        let string = words.iter().map(|&nth| FLAGS[nth].0).collect::<Vec<_>>().join(",");
+        let flags = parse(&string).flags;
+        for &(_, flag, _) in FLAGS {
+            let last = words.iter().rev().map(|&nth| FLAGS[nth]).find(|entry| entry.1 == flag);
+            prop_assert_eq!(flags.contains(flag), last.is_some_and(|(_, _, set)| set));
+        }
+    }
+}
