@@ -5,6 +5,7 @@
 //! | [`scratch`] | a directory below the target directory, gone at the end of a test |
 //! | [`mount`] | a mounted view as a guard: mounts, unmounts and waits for the daemon's end |
 //! | [`manifest`] | everything that can be seen of a tree, and the difference of two trees |
+//! | [`disk`] | a small file system of its own |
 //! | [`fsx`] | system calls the standard library has no name for, with panics instead of errors |
 //! | [`rng`] | a small seeded generator |
 //! | [`store`] | looking at a filestore from outside |
@@ -19,6 +20,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper's failure is the test's failure")]
 
+pub mod disk;
 pub mod fsx;
 pub mod manifest;
 pub mod mount;
@@ -27,6 +29,7 @@ pub mod scratch;
 pub mod store;
 pub mod tool;
 
+pub use disk::Disk;
 pub use manifest::Manifest;
 pub use mount::{Driver, Mount, Spec};
 pub use scratch::Scratch;

@@ -1,6 +1,6 @@
 //! Runs one list of operations on both views and finds the first difference.
 
-use overcoat_tests::{Driver, Scratch, Spec, manifest, store};
+use overcoat_tests::{Disk, Driver, Scratch, Spec, manifest, store};
 use rustix::fs::{Gid, Uid};
 use rustix::io::{Errno, Result};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -74,16 +74,14 @@ pub fn run(ops: &[Op]) -> std::result::Result<(), String> {
 fn run_here(ops: &[Op]) -> std::result::Result<(), String> {
     set_thread_groups(&[]).unwrap();
     let scratch = Scratch::new("differential");
-    let lowers = lowers::make(&scratch.dir("layers"));
-    let before: Vec<_> = lowers.iter().map(|lower| manifest::of_layer(lower)).collect();
     // Overlayfs syncs its upper's file system at every unmount: in memory that costs nothing.
-    let memory = scratch.dir("theirs");
-    rustix::mount::mount("tmpfs", &memory, "tmpfs", rustix::mount::MountFlags::empty(), None)
-        .unwrap();
+    let disk = Disk::in_memory(&scratch, 256);
+    let lowers = lowers::make(&disk.dir("layers"));
+    let before: Vec<_> = lowers.iter().map(|lower| manifest::of_layer(lower)).collect();
     let spec = |name: &str, driver| Spec {
         driver,
         lowers: lowers.clone(),
-        upper: Some(scratch.dir(&format!("{name}/upper"))),
+        upper: Some(disk.dir(&format!("{name}-upper"))),
         point: scratch.dir(&format!("{name}-mnt")),
         options: vec!["noatime".to_owned()],
     };
@@ -101,7 +99,7 @@ fn run_here(ops: &[Op]) -> std::result::Result<(), String> {
         }
     }
     if Driver::from_env() == Driver::Overcoat {
-        store::assert_clean(&scratch.dir("ours/upper"));
+        store::assert_clean(&disk.dir("ours-upper"));
     }
     Ok(())
 }

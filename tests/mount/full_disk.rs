@@ -1,40 +1,11 @@
 //! The host's disk is full: ENOSPC, nothing corrupt, and what was there can be read.
 
-use std::path::PathBuf;
-
 use overcoat_tests::rng::bytes;
-use overcoat_tests::{Scratch, Spec, fsx, mount_tests, overcoat_only, store, tool};
-
-/// A small file system of its own at `disk` in the scratch directory; taken away on drop.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn new(scratch: &Scratch, mib: u64) -> Self {
-        let image = scratch.path("disk.img");
-        std::fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        tool::run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_os_str()]);
-        let point = scratch.dir("disk");
-        tool::run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), point.as_os_str()]);
-        fsx::mkdir(point.join("upper"));
-        Self(point)
-    }
-
-    fn upper(&self) -> PathBuf {
-        self.0.join("upper")
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if let Err(error) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
-            eprintln!("umount {}: {error}", self.0.display());
-        }
-    }
-}
+use overcoat_tests::{Disk, Scratch, Spec, fsx, mount_tests, overcoat_only, store, tool};
 
 fn spec(scratch: &Scratch, disk: &Disk) -> Spec {
     let mut spec = Spec::of(scratch);
-    spec.upper = Some(disk.upper());
+    spec.upper = Some(disk.dir("upper"));
     spec
 }
 
@@ -62,7 +33,7 @@ mount_tests! {
     fn writes_fail_and_the_rest_goes_on(scratch) {
         overcoat_only!();
         fsx::write(scratch.lower().join("lower"), bytes(99, 100_000));
-        let disk = Disk::new(scratch, 48);
+        let disk = Disk::on_disk(scratch, 48);
         let mount = spec(scratch, &disk).mount();
         let whole = fill(mount.root());
         assert!(whole > 20, "{whole} MiB fitted on a disk of 48");
@@ -80,7 +51,7 @@ mount_tests! {
             std::fs::write(mount.path("again"), bytes(5, 5 << 20)).is_ok()
         });
         mount.unmount();
-        store::assert_clean(&disk.upper());
+        store::assert_clean(&disk.dir("upper"));
         let mount = spec(scratch, &disk).mount();
         assert!(fsx::read(mount.path("again")) == bytes(5, 5 << 20));
         for number in 10..whole {
@@ -90,12 +61,12 @@ mount_tests! {
 
     fn a_full_disk_survives_a_kill_and_a_remount(scratch) {
         overcoat_only!();
-        let disk = Disk::new(scratch, 32);
+        let disk = Disk::on_disk(scratch, 32);
         let mount = spec(scratch, &disk).mount();
         let whole = fill(mount.root());
         let names = fsx::names(mount.root());
         mount.kill();
-        store::assert_clean(&disk.upper());
+        store::assert_clean(&disk.dir("upper"));
         let mount = spec(scratch, &disk).mount();
         assert_eq!(fsx::names(mount.root()), names);
         for number in 0..whole {
@@ -105,12 +76,12 @@ mount_tests! {
             std::fs::remove_file(mount.path(name)).unwrap();
         }
         mount.unmount();
-        store::assert_clean(&disk.upper());
+        store::assert_clean(&disk.dir("upper"));
     }
 
     fn metadata_alone_can_fill_it(scratch) {
         overcoat_only!();
-        let disk = Disk::new(scratch, 16);
+        let disk = Disk::on_disk(scratch, 16);
         let mount = spec(scratch, &disk).mount();
         fill(mount.root());
         let mut made = 0;
@@ -129,13 +100,13 @@ mount_tests! {
             std::fs::remove_dir(mount.path(format!("{}-{number}", "n".repeat(200)))).unwrap();
         }
         mount.unmount();
-        store::assert_clean(&disk.upper());
+        store::assert_clean(&disk.dir("upper"));
         assert_eq!(spec(scratch, &disk).mount().root(), scratch.path("mnt"));
     }
 
     fn stores_to_a_mapping_never_raise_sigbus(scratch) {
         overcoat_only!();
-        let disk = Disk::new(scratch, 32);
+        let disk = Disk::on_disk(scratch, 32);
         let mount = spec(scratch, &disk).mount();
         fill(mount.root());
         // In a process of its own: a SIGBUS would take the whole test with it.
@@ -151,13 +122,13 @@ mount_tests! {
         assert!(matches!(outcome.code, Some(0 | 1)), "{outcome:?}");
         std::fs::remove_file(mount.path("mapped")).ok();
         mount.unmount();
-        store::assert_clean(&disk.upper());
+        store::assert_clean(&disk.dir("upper"));
     }
 
     fn no_room_for_a_filestore_at_all(scratch) {
         overcoat_only!();
-        let disk = Disk::new(scratch, 8);
-        let filler = std::fs::File::create(disk.upper().join("filler")).unwrap();
+        let disk = Disk::on_disk(scratch, 8);
+        let filler = std::fs::File::create(disk.dir("upper").join("filler")).unwrap();
         let chunk = vec![1; 4096];
         while std::io::Write::write_all(&mut &filler, &chunk).is_ok() {}
         let spec = spec(scratch, &disk);
