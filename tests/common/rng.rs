@@ -1,0 +1,61 @@
+//! A small seeded generator (SplitMix64): the same seed gives the same test on every machine.
+
+/// A stream of pseudo-random numbers.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// The stream of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A stream with the seed of `OVERCOAT_TEST_SEED`, or of the clock; it is printed, so that a
+    /// failure can be run again.
+    pub fn from_env(what: &str) -> Self {
+        let seed = match std::env::var("OVERCOAT_TEST_SEED") {
+            Ok(seed) => seed.parse().expect("OVERCOAT_TEST_SEED is a number"),
+            Err(_) => u64::try_from(
+                std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() & u128::from(u32::MAX),
+            )
+            .unwrap(),
+        };
+        eprintln!("{what}: OVERCOAT_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    /// One of `items`.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[usize::try_from(self.below(items.len() as u64)).unwrap()]
+    }
+}
+
+/// `len` bytes that depend on `seed`, never zero (so that a hole is never mistaken for data).
+pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut rng = Rng::new(seed);
+    let mut data = Vec::with_capacity(len + 8);
+    while data.len() < len {
+        data.extend(rng.next().to_le_bytes().map(|byte| byte | 1));
+    }
+    data.truncate(len);
+    data
+}

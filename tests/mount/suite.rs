@@ -1,0 +1,24 @@
+//! Tests on real mounts, a file per family. See `tests/common/lib.rs` for what they need.
+
+mod accounting;
+mod bad_input;
+mod big_directory;
+mod command_line;
+mod copy_up;
+mod data;
+mod full_disk;
+mod kill;
+mod layers;
+mod locks;
+mod names;
+mod peers;
+mod permissions;
+mod persistence;
+mod rename;
+mod space;
+mod stat;
+mod throw_away;
+mod times;
+mod tree;
+mod unnamed;
+mod xattr;

@@ -1,0 +1,131 @@
+//! Timestamps.
+
+use overcoat_tests::{Spec, fsx, mount_tests};
+
+const TIMES: [(i64, i64); 7] = [
+    (0, 0),
+    (-1, 1),
+    (-1, 999_999_999),
+    (-2_000_000_000, 123_456_789),
+    (1 << 31, 1),
+    (1 << 33, 987_654_321),
+    (1_700_000_000, 1),
+];
+
+mount_tests! {
+    fn to_the_nanosecond_before_1970_and_after_2038(scratch) {
+        let lower = scratch.lower();
+        fsx::write(lower.join("f"), "x");
+        fsx::mkdir(lower.join("d"));
+        std::os::unix::fs::symlink("f", lower.join("l")).unwrap();
+        let mount = Spec::of(scratch).mount();
+        fsx::write(mount.path("upper"), "x");
+        for name in ["f", "d", "l", "upper"] {
+            for time in TIMES {
+                let other = (time.0 + 1, 7);
+                fsx::set_times(mount.path(name), other, time).unwrap();
+                let stat = fsx::statx(mount.path(name));
+                let got = |stamp: rustix::fs::StatxTimestamp| (stamp.tv_sec, i64::from(stamp.tv_nsec));
+                assert_eq!(got(stat.stx_mtime), time, "{name} mtime");
+                assert_eq!(got(stat.stx_atime), other, "{name} atime");
+            }
+        }
+        for (number, time) in TIMES.into_iter().enumerate() {
+            fsx::write(mount.path(format!("t{number}")), "x");
+            fsx::set_times(mount.path(format!("t{number}")), time, time).unwrap();
+        }
+        mount.unmount();
+        let mount = Spec::of(scratch).mount();
+        for (number, time) in TIMES.into_iter().enumerate() {
+            let got = fsx::mtime(mount.path(format!("t{number}")));
+            assert_eq!((got.0, i64::from(got.1)), time, "after a remount");
+        }
+    }
+
+    fn times_of_a_lower_are_its_own(scratch) {
+        let lower = scratch.lower();
+        for (number, time) in TIMES.into_iter().enumerate() {
+            fsx::write(lower.join(number.to_string()), "x");
+            // The host's file system may not hold them all: compare with what it made of them.
+            fsx::set_times(lower.join(number.to_string()), time, time).unwrap();
+        }
+        let mount = Spec::of(scratch).mount();
+        for number in 0..TIMES.len() {
+            let (below, above) = (lower.join(number.to_string()), mount.path(number.to_string()));
+            assert_eq!(fsx::mtime(&below), fsx::mtime(&above));
+            fsx::chmod(&above, 0o600);
+            assert_eq!(fsx::mtime(&below), fsx::mtime(&above), "after a chmod");
+        }
+    }
+
+    fn changes_set_the_right_times(scratch) {
+        let lower = scratch.lower();
+        fsx::mkdir(lower.join("d"));
+        fsx::write(lower.join("d/f"), "x");
+        let old = (1_000_000_000, 5);
+        fsx::set_times(lower.join("d/f"), old, old).unwrap();
+        fsx::set_times(lower.join("d"), old, old).unwrap();
+        let mount = Spec::of(scratch).mount();
+        let before = fsx::statx(mount.path("d/f")).stx_ctime;
+
+        fsx::chmod(mount.path("d/f"), 0o600);
+        assert_eq!(fsx::mtime(mount.path("d/f")), (1_000_000_000, 5), "chmod leaves mtime");
+        let after = fsx::statx(mount.path("d/f")).stx_ctime;
+        assert!((after.tv_sec, after.tv_nsec) > (before.tv_sec, before.tv_nsec), "chmod sets ctime");
+        assert_eq!(fsx::mtime(mount.path("d")), (1_000_000_000, 5), "chmod leaves the parent alone");
+
+        std::fs::hard_link(mount.path("d/f"), mount.path("d/g")).unwrap();
+        assert!(fsx::mtime(mount.path("d")).0 > 1_600_000_000, "link sets the parent's mtime");
+        assert_eq!(fsx::mtime(mount.path("d/f")), (1_000_000_000, 5), "link leaves mtime");
+
+        fsx::write_at(&fsx::open_rw(mount.path("d/f")), 0, b"y");
+        assert!(fsx::mtime(mount.path("d/f")).0 > 1_600_000_000, "write sets mtime");
+
+        for change in ["rename", "unlink", "truncate"] {
+            fsx::set_times(mount.path("d"), old, old).unwrap();
+            match change {
+                "rename" => std::fs::rename(mount.path("d/g"), mount.path("d/h")).unwrap(),
+                "unlink" => std::fs::remove_file(mount.path("d/h")).unwrap(),
+                _ => {
+                    fsx::set_times(mount.path("d/f"), old, old).unwrap();
+                    fsx::open_rw(mount.path("d/f")).set_len(0).unwrap();
+                    assert!(fsx::mtime(mount.path("d/f")).0 > 1_600_000_000, "truncate sets mtime");
+                    continue;
+                }
+            }
+            assert!(fsx::mtime(mount.path("d")).0 > 1_600_000_000, "{change} sets the parent's mtime");
+        }
+    }
+
+    fn touch_with_now_and_omit(scratch) {
+        fsx::write(scratch.lower().join("f"), "x");
+        let mount = Spec::of(scratch).mount();
+        let old = (1_000_000_000, 5);
+        fsx::set_times(mount.path("f"), old, old).unwrap();
+        // UTIME_OMIT, UTIME_NOW
+        fsx::set_times(mount.path("f"), (0, 0x3fff_fffe), (0, 0x3fff_ffff)).unwrap();
+        let stat = fsx::statx(mount.path("f"));
+        assert_eq!((stat.stx_atime.tv_sec, stat.stx_atime.tv_nsec), (1_000_000_000, 5));
+        assert!(stat.stx_mtime.tv_sec > 1_600_000_000);
+        // A stranger may do neither, unless he may write: then now.
+        let other = |times: ((i64, i64), (i64, i64))| {
+            fsx::as_user(fsx::NOBODY, fsx::NOBODY, || fsx::set_times(mount.path("f"), times.0, times.1))
+        };
+        let now = ((0, 0x3fff_ffff), (0, 0x3fff_ffff));
+        assert_eq!(other((old, old)), Err(rustix::io::Errno::PERM));
+        assert_eq!(other(now), Err(rustix::io::Errno::ACCESS));
+        fsx::chmod(mount.path("f"), 0o666);
+        assert_eq!(other(now), Ok(()));
+    }
+
+    fn mtime_of_a_closed_file_stays(scratch) {
+        let mount = Spec::of(scratch).mount();
+        fsx::write(mount.path("f"), vec![1; 100_000]);
+        let first = fsx::mtime(mount.path("f"));
+        assert_eq!(fsx::read(mount.path("f")).len(), 100_000);
+        assert_eq!(fsx::mtime(mount.path("f")), first);
+        mount.unmount();
+        let mount = Spec::of(scratch).mount();
+        assert_eq!(fsx::mtime(mount.path("f")), first, "after a remount");
+    }
+}
