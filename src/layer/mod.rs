@@ -1,6 +1,6 @@
 //! Read-only directory trees of the host, and how a stack of them merges into one.
 //!
-//! A [`Stack`] answers by path: a [`LowerPath`] names an object of one layer, and a merged directory
+//! A [`Stack`] answers by path: a [`LowerPath`](crate::attr::LowerPath) names an object of one layer, and a merged directory
 //! is the list of its directories, topmost first. No state is kept but a bounded number of open
 //! directories, so layers of any size cost nothing at the start.
 //!
