@@ -134,9 +134,14 @@ impl Faulty {
     /// Everything is durable now.
     pub fn settle(&self) {
         let mut s = self.0.lock();
-        s.durable = s.now.clone();
+        let State { now, durable, since, .. } = &mut *s;
+        for n in std::mem::take(since).into_keys() {
+            match now.get(&n) {
+                Some(sector) => durable.insert(n, *sector),
+                None => durable.remove(&n),
+            };
+        }
         s.durable_len = s.len;
-        s.since.clear();
         s.lens.clear();
     }
 
@@ -253,9 +258,10 @@ impl Backing for Faulty {
         Ok(())
     }
     fn sync(&self) -> Result<()> {
-        if self.0.lock().step()? {
-            self.settle();
+        if !self.0.lock().step()? {
+            return Err(Errno::IO);
         }
+        self.settle();
         Ok(())
     }
     fn length(&self) -> Result<u64> {
