@@ -1,4 +1,4 @@
-//! The filestore on real files, with its reclaimer running.
+//! Filestore and log on real files, with the reclaimer running.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::faulty::{Faulty, Rng};
-use super::*;
+use std::sync::Arc;
+
 use crate::config::Medium;
+use crate::filestore::faulty::{self, Faulty, Rng};
+use crate::filestore::{BLOCK, Extent, FILE_NAME, Filestore, OpenError, Options};
 use crate::journal;
 
 const OPTIONS: Options = Options { block_limit: None, durable: false };
@@ -114,7 +116,7 @@ fn concurrent_writers_readers_and_frees_keep_their_data() {
                     if mine.len() < 50 || rng.below(2) == 0 {
                         let hint = mine.last().map(|(e, _)| e.end());
                         for e in store.alloc(1 + rng.below(12), hint).unwrap() {
-                            let byte = rng.next() as u8;
+                            let byte = rng.draw() as u8;
                             fill(store, e, byte);
                             mine.push((e, byte));
                         }
