@@ -50,7 +50,7 @@ pub struct Faulty(Arc<Mutex<State>>);
 pub struct Rng(pub u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -58,7 +58,7 @@ impl Rng {
         z ^ (z >> 31)
     }
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
+        self.draw() % n.max(1)
     }
 }
 
@@ -134,9 +134,14 @@ impl Faulty {
     /// Everything is durable now.
     pub fn settle(&self) {
         let mut s = self.0.lock();
-        s.durable = s.now.clone();
+        let State { now, durable, since, .. } = &mut *s;
+        for n in std::mem::take(since).into_keys() {
+            match now.get(&n) {
+                Some(sector) => durable.insert(n, *sector),
+                None => durable.remove(&n),
+            };
+        }
         s.durable_len = s.len;
-        s.since.clear();
         s.lens.clear();
     }
 
@@ -253,9 +258,10 @@ impl Backing for Faulty {
         Ok(())
     }
     fn sync(&self) -> Result<()> {
-        if self.0.lock().step()? {
-            self.settle();
+        if !self.0.lock().step()? {
+            return Err(Errno::IO);
         }
+        self.settle();
         Ok(())
     }
     fn length(&self) -> Result<u64> {

@@ -26,7 +26,7 @@ pub enum OpenError {
     DamagedSuperblock,
     /// The journal's first segment is not what the superblock says.
     DamagedJournal,
-    /// Shorter than its superblock.
+    /// Shorter than its superblock, or cut off before its journal.
     Truncated,
     /// Another process has it open.
     InUse,
@@ -49,7 +49,7 @@ impl std::fmt::Display for OpenError {
             OpenError::DamagedJournal => {
                 f.write_str("the start of the filestore's journal is damaged")
             }
-            OpenError::Truncated => f.write_str("the filestore is cut off within its superblock"),
+            OpenError::Truncated => f.write_str("the filestore is cut off before its journal"),
             OpenError::InUse => f.write_str("the filestore is in use (already mounted?)"),
             OpenError::Missing => f.write_str("there is no filestore"),
             OpenError::Host(what, err) => {

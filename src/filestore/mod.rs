@@ -20,8 +20,6 @@ mod gate;
 mod medium;
 mod reclaim;
 mod space;
-#[cfg(test)]
-mod tests;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
@@ -173,7 +171,7 @@ impl Filestore {
     /// allocated must be written whole: they may hold old bytes.
     ///
     /// # Errors
-    /// What the host says; `ENOSPC` may be met by [`crate::journal::Log::squeeze`] and another try.
+    /// What the host says; `ENOSPC` may be met by a sync point, a sync, a reclaim and another try.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.write_vectored_at(offset, &mut [IoSlice::new(data)])
     }

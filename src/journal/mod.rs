@@ -9,6 +9,8 @@
 //! filestore's allocator lock, and those that say so wait for the host.
 
 mod chain;
+#[cfg(test)]
+mod file_tests;
 mod log;
 pub mod record;
 mod replay;

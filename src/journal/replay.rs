@@ -189,7 +189,11 @@ pub(super) fn recover(
         ..Recovery::default()
     };
     let host = |err| OpenError::Host("read", err);
-    let scan = Scan::run(&store, &superblock).map_err(host)?.ok_or(OpenError::DamagedJournal)?;
+    let Some(scan) = Scan::run(&store, &superblock).map_err(host)? else {
+        let len = store.host_len().map_err(host)?;
+        let cut_off = superblock.head >= len.div_ceil(BLOCK);
+        return Err(if cut_off { OpenError::Truncated } else { OpenError::DamagedJournal });
+    };
     let end = if recovery.other_boot { scan.last_sync } else { scan.end };
     recovery.torn = scan.torn;
     recovery.frames = end.frames;

@@ -184,10 +184,13 @@ fn a_checkpoint_replaces_the_history() {
         put(&mut log1, &mut tree, n, n + 7).unwrap();
     }
     assert_eq!(store.usage().unwrap().pending_old, store.usage().unwrap().pending);
+    // The next one finds the room that the long history had taken.
+    log1.squeeze().unwrap();
+    log1.checkpoint(|w| write_tree(&tree, w)).unwrap();
     log1.close().unwrap();
     assert_eq!(tree_of(&frames(&file, 1).unwrap().0), tree);
-    assert_eq!(store.usage().unwrap().pending, 0);
-    assert!(store.usage().unwrap().host_len <= store.used_blocks() * BLOCK * 3);
+    let usage = store.usage().unwrap();
+    assert!(usage.pending == 0 && usage.host_len <= usage.used * BLOCK * 2, "{usage:?}");
 }
 
 #[test]
@@ -233,14 +236,14 @@ impl Session {
         let mut tree = Tree::new();
         self.states.push(tree.clone());
         let (store, mut log) = log(file, durable, 1)?;
-        for n in 0..400 {
+        for n in 0..160 {
             // Noted first: an append that failed may have reached the file all the same.
             let key = rng.below(20);
             let mut next = tree.clone();
             next.insert(key, n);
             self.states.push(next);
             put(&mut log, &mut tree, key, n)?;
-            match rng.below(60) {
+            match rng.below(24) {
                 0 => {
                     log.sync_point()?;
                     store.sync()?;
@@ -462,7 +465,7 @@ fn cut_files_give_a_prefix_or_an_error() {
     assert_eq!(frames(&Faulty::with(&[]), 1).unwrap_err(), OpenError::Truncated);
     assert_eq!(frames(&Faulty::with(&[1; 8192]), 1).unwrap_err(), OpenError::NotAFilestore);
     assert_eq!(frames(&Faulty::with(&bytes[..4096]), 1).unwrap_err(), OpenError::Truncated);
-    assert_eq!(frames(&Faulty::with(&bytes[..8192]), 1).unwrap_err(), OpenError::DamagedJournal);
+    assert_eq!(frames(&Faulty::with(&bytes[..8192]), 1).unwrap_err(), OpenError::Truncated);
     let mut bad = bytes.clone();
     bad[100] ^= 1;
     assert!(frames(&Faulty::with(&bad), 1).unwrap().1.damaged_slot);
