@@ -1,6 +1,6 @@
 //! Verifies a filestore without changing it.
 
-use crate::filestore::{BLOCK, OpenError};
+use crate::filestore::{self, Access, BLOCK, CLOSING, OpenError, patiently};
 use crate::journal::{self, Recovery};
 use crate::overlay::{ReplayError, apply_all, drop_orphans, mark_extents};
 use crate::upper::Tree;
@@ -39,7 +39,8 @@ pub fn check(file: &Path) -> Result<Report, OpenError> {
     let name = file.file_name().ok_or(OpenError::Missing)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(parent, flags, Mode::empty()).map_err(host("opened"))?;
-    let recovering = journal::open_read_only(dir.as_fd(), Path::new(name))?;
+    let _claim = filestore::claim(parent, Access::ReadOnly)?;
+    let recovering = patiently(CLOSING, || journal::open_read_only(dir.as_fd(), Path::new(name)))?;
     let mut report = Report { recovery: *recovering.recovery(), ..Report::default() };
     if report.recovery.damaged_slot {
         report.faults.push("one of the superblock's two copies is damaged".into());
@@ -66,7 +67,9 @@ pub fn check(file: &Path) -> Result<Report, OpenError> {
     let store = replayed.into_store();
     match store.blocks_beyond_end().map_err(host("examined"))? {
         0 => {}
-        n => report.faults.push(format!("{n} blocks in use lie beyond the file's end: it was cut off")),
+        n => report
+            .faults
+            .push(format!("{n} blocks in use lie beyond the file's end: it was cut off")),
     }
     report.leaked_bytes = store.leaked_bytes().map_err(host("examined"))?;
     report.host_bytes = store.usage().map_err(host("examined"))?.host_bytes;

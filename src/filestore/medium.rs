@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -84,6 +85,43 @@ fn lock(fd: impl AsFd, access: Access) -> Result<(), OpenError> {
         Errno::WOULDBLOCK => OpenError::InUse,
         err => OpenError::Host("locked", err),
     })
+}
+
+/// A directory claimed for one mount, until dropped. A mount lets go of it when the connection has
+/// ended, and of the filestore's own lock only when that is closed in order: so whoever has the
+/// claim and finds the filestore in use need only wait ([`patiently`], [`CLOSING`]).
+#[derive(Debug)]
+pub struct Claim(#[allow(dead_code)] OwnedFd);
+
+/// How long closing a filestore may take: it flushes what is dirty.
+pub const CLOSING: Duration = Duration::from_secs(60);
+
+/// Claims `dir` for a mount, or (shared) for looking at what lies in it. `umount` returns a little
+/// before the daemon hears of it, so this tries for a second.
+///
+/// # Errors
+/// [`OpenError::InUse`] where a mount has it.
+pub fn claim(dir: &Path, access: Access) -> Result<Claim, OpenError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(host("opened"))?;
+    patiently(Duration::from_secs(1), || lock(&fd, access))?;
+    Ok(Claim(fd))
+}
+
+/// Tries again for as long as something is in use that a mount which has ended will let go of.
+pub fn patiently<T>(
+    patience: Duration,
+    mut open: impl FnMut() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    let until = Instant::now() + patience;
+    loop {
+        match open() {
+            Err(OpenError::InUse) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            done => return done,
+        }
+    }
 }
 
 fn backing(fd: OwnedFd) -> Result<HostFile, OpenError> {

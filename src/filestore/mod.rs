@@ -35,8 +35,8 @@ pub use allocator::{Extents, MAX_BLOCKS};
 pub use backing::{Backing, HostFile};
 pub use extent::Extent;
 pub use gate::IoGuard;
-pub(crate) use medium::{Access, create_named, open_named, unnamed};
-pub use medium::{FILE_NAME, OpenError};
+pub use medium::{Access, CLOSING, Claim, FILE_NAME, OpenError, claim, patiently};
+pub(crate) use medium::{create_named, open_named, unnamed};
 
 use flush::Flush;
 use gate::Gate;

@@ -23,11 +23,18 @@ fn parse(bytes: &[u8]) -> Option<Vec<Entry>> {
     if u32::from_le_bytes(*version) != VERSION || entries.len() % 8 != 0 {
         return None;
     }
-    Some(entries.as_chunks::<8>().0.iter().map(|&[a, b, c, d, e, f, g, h]| Entry {
-        tag: u16::from_le_bytes([a, b]),
-        perm: u16::from_le_bytes([c, d]),
-        id: u32::from_le_bytes([e, f, g, h]),
-    }).collect())
+    Some(
+        entries
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|&[a, b, c, d, e, f, g, h]| Entry {
+                tag: u16::from_le_bytes([a, b]),
+                perm: u16::from_le_bytes([c, d]),
+                id: u32::from_le_bytes([e, f, g, h]),
+            })
+            .collect(),
+    )
 }
 
 fn build(entries: &[Entry]) -> Vec<u8> {

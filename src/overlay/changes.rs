@@ -115,11 +115,9 @@ impl Walk<'_> {
         for (_, name, dentry) in dir.entries_from(0) {
             let child = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
             match dentry {
-                Dentry::Whiteout => (self.each)(Change {
-                    kind: ChangeKind::Deleted,
-                    path: &child,
-                    file_type: None,
-                }),
+                Dentry::Whiteout => {
+                    (self.each)(Change { kind: ChangeKind::Deleted, path: &child, file_type: None })
+                }
                 Dentry::Inode { ino, covers } => {
                     let kind = if covers { ChangeKind::Modified } else { ChangeKind::Added };
                     self.tell(ino, kind, &child);

@@ -84,7 +84,13 @@ impl Overlay {
     }
 
     /// A regular file without a name (O_TMPFILE), which `link` may give one.
-    pub fn tmpfile(&self, parent: InodeNo, mode: u32, umask: u32, caller: &Caller) -> Result<Entry> {
+    pub fn tmpfile(
+        &self,
+        parent: InodeNo,
+        mode: u32,
+        umask: u32,
+        caller: &Caller,
+    ) -> Result<Entry> {
         let mode = mode & 0o7777 | FileType::Regular.mode_bits();
         self.make_child(parent, None, NewInode { mode, rdev: 0, umask, target: b"", caller })
     }
@@ -120,7 +126,8 @@ impl Overlay {
             None => raised.as_ref().and_then(|r| r.xattr(acl::DEFAULT)).map(Vec::from),
         };
         let ino = tx.new_number()?;
-        let (image, inherited) = new_image(&new, &dir, default_acl.as_deref(), name.is_some(), tx.now);
+        let (image, inherited) =
+            new_image(&new, &dir, default_acl.as_deref(), name.is_some(), tx.now);
         tx.put(Record::Inode { ino, image });
         if !new.target.is_empty() {
             tx.put(Record::Target { ino, target: new.target });

@@ -125,12 +125,7 @@ impl Overlay {
 }
 
 /// How `count` blocks from `first` read.
-pub(super) fn view(
-    st: &super::state::State,
-    ino: InodeNo,
-    first: u64,
-    count: u64,
-) -> Result<View> {
+pub(super) fn view(st: &super::state::State, ino: InodeNo, first: u64, count: u64) -> Result<View> {
     if let Some(inode) = st.tree.get(ino) {
         let (map, origin) = inode.file().ok_or(Errno::INVAL)?;
         let mut segments = SmallVec::new();
@@ -158,9 +153,8 @@ pub(super) fn clip(
 ) -> Option<(std::ops::Range<usize>, u64)> {
     let start = (segment.at * BLOCK).max(offset);
     let end = ((segment.at + segment.len) * BLOCK).min(offset + len as u64);
-    (start < end).then(|| {
-        ((start - offset) as usize..(end - offset) as usize, start - segment.at * BLOCK)
-    })
+    (start < end)
+        .then(|| ((start - offset) as usize..(end - offset) as usize, start - segment.at * BLOCK))
 }
 
 /// Reads all of `buf`; zeros where the file ends early (which a layer that never changes does not).

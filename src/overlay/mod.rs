@@ -42,7 +42,7 @@ pub use statfs::{StatFs, Usage};
 use crate::attr::InodeNo;
 use crate::config::Durability;
 use crate::errno::{Errno, Result};
-use crate::filestore::Filestore;
+use crate::filestore::{Claim, Filestore};
 use crate::layer::Stack;
 use lower_files::LowerFiles;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -72,6 +72,8 @@ pub struct Overlay {
     /// No upper: every change is EROFS.
     read_only: bool,
     upkeep: Upkeep,
+    /// The upperdir, while mounted. Its lock is taken alone.
+    claim: Mutex<Option<Claim>>,
 }
 
 impl Overlay {

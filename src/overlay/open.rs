@@ -6,13 +6,16 @@ use super::{BLOCK, Overlay};
 use crate::attr::{InodeNo, LayerId};
 use crate::config::{Config, Durability, Medium};
 use crate::errno::Errno;
-use crate::filestore::{self, Extent, FILE_NAME, Filestore, Options};
+use crate::filestore::{
+    self, Access, CLOSING, Claim, Extent, FILE_NAME, Filestore, Options, patiently,
+};
 use crate::journal::record::decode_all;
 use crate::journal::{self, Log, Replayed};
 use crate::layer::{LayerError, Stack};
 use crate::upper::{Broken, Source, Tree};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -26,7 +29,10 @@ pub enum OpenError {
     /// Its journal does not replay.
     Journal(PathBuf, ReplayError),
     /// The upper refers to a layer that was not given.
-    OtherLayers { given: usize, needed: u16 },
+    OtherLayers {
+        given: usize,
+        needed: u16,
+    },
     /// The host went down under a `volatile` mount.
     VolatileCrash(PathBuf),
     Host(&'static str, Errno),
@@ -105,7 +111,7 @@ impl Overlay {
     pub fn new(config: &Config) -> Result<Arc<Overlay>, OpenError> {
         let stack = Stack::open(config.upper.as_deref(), &config.lowers, &config.idmap)?;
         let root = stack.root().map_err(|err| OpenError::Host("examine the merged root", err))?;
-        let (tree, store, log) = open_upper(config)?;
+        let (tree, store, log, claim) = open_upper(config)?;
         let mut state = State {
             tree,
             nodes: Default::default(),
@@ -125,6 +131,7 @@ impl Overlay {
             durability: config.durability,
             read_only: config.upper.is_none(),
             upkeep: Upkeep::default(),
+            claim: Mutex::new(claim),
         });
         overlay.start_upkeep().map_err(|err| OpenError::Host("start a thread", err))?;
         Ok(overlay)
@@ -134,6 +141,8 @@ impl Overlay {
     /// marked clean. Operations after this one fail with EIO. What fails is logged: the journal is
     /// whole in any case.
     pub fn destroy(&self) {
+        // From now on somebody else may claim the upperdir, and wait for the filestore.
+        drop(self.claim.lock().take());
         self.stop_upkeep();
         let Some(log) = self.state.write().log.take() else { return };
         if let Err(err) = log.close() {
@@ -142,7 +151,9 @@ impl Overlay {
     }
 }
 
-fn open_upper(config: &Config) -> Result<(Tree, Arc<Filestore>, Log), OpenError> {
+type Upper = (Tree, Arc<Filestore>, Log, Option<Claim>);
+
+fn open_upper(config: &Config) -> Result<Upper, OpenError> {
     let durable = config.durability == Durability::Full && config.medium == Medium::OwnFile;
     let block_limit = config.size_limit.map(|bytes| bytes / BLOCK);
     let options = Options { block_limit, durable };
@@ -154,17 +165,16 @@ fn open_upper(config: &Config) -> Result<(Tree, Arc<Filestore>, Log), OpenError>
         let place = PathBuf::from("the filestore");
         let opened = journal::unkept(medium, options);
         let (store, log) = opened.map_err(|err| OpenError::Store(place, err))?;
-        return Ok((Tree::default(), store, log));
+        return Ok((Tree::default(), store, log, None));
     };
     let path = upper.join(FILE_NAME);
-    let dir = rustix::fs::open(
-        upper,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|err| OpenError::Host("open the upperdir", err))?;
+    let dir =
+        rustix::fs::open(upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|err| OpenError::Host("open the upperdir", err))?;
     let failed = |err| OpenError::Store(path.clone(), err);
-    let recovering = journal::open_or_create(std::os::fd::AsFd::as_fd(&dir), Path::new(FILE_NAME), options)
+    let claim = filestore::claim(upper, Access::ReadWrite).map_err(failed)?;
+    let name = Path::new(FILE_NAME);
+    let recovering = patiently(CLOSING, || journal::open_or_create(dir.as_fd(), name, options))
         .map_err(failed)?;
     let found = *recovering.recovery();
     if found.host_crash() && found.was_volatile && found.frames > 0 {
@@ -181,7 +191,7 @@ fn open_upper(config: &Config) -> Result<(Tree, Arc<Filestore>, Log), OpenError>
     mark_extents(&tree, &replayed).map_err(|err| OpenError::Journal(path.clone(), err))?;
     check_layers(&tree, config.lowers.len())?;
     let (store, log) = replayed.start().map_err(failed)?;
-    Ok((tree, store, log))
+    Ok((tree, store, log, Some(claim)))
 }
 
 /// Replays one frame.

@@ -86,12 +86,7 @@ impl Overlay {
     }
 
     /// The number of a lower name that only a look-up tells (a directory in several layers).
-    fn lower_number(
-        &self,
-        st: &super::state::State,
-        dir: InodeNo,
-        name: &[u8],
-    ) -> Result<InodeNo> {
+    fn lower_number(&self, st: &super::state::State, dir: InodeNo, name: &[u8]) -> Result<InodeNo> {
         let dirs = st.lower_dirs(dir)?;
         Ok(self.stack.lookup(&dirs, name)?.map_or(InodeNo(u64::MAX), |node| node.attr.ino))
     }

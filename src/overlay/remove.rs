@@ -85,7 +85,9 @@ impl Overlay {
             (None, None) => None,
         };
         let raised = match &lower {
-            Some(lower) if keep || (!is_dir && lower.attr.nlink > 1) => self.prepare_found(lower)?,
+            Some(lower) if keep || (!is_dir && lower.attr.nlink > 1) => {
+                self.prepare_found(lower)?
+            }
             _ => None,
         };
         Ok(Probed { lower, listing, raised })

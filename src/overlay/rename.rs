@@ -68,7 +68,9 @@ impl Overlay {
         }
         let image = tx.raise(source.ino, &from.probed.raised)?;
         let gone = match (exchange, &victim) {
-            (true, Some(victim)) => swap(&mut tx, &from, &source, &to, victim, image).map(|()| false),
+            (true, Some(victim)) => {
+                swap(&mut tx, &from, &source, &to, victim, image).map(|()| false)
+            }
             (true, None) => Err(Errno::NOENT),
             (false, victim) => {
                 let whiteout = (flags & WHITEOUT != 0).then_some(caller);

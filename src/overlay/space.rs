@@ -33,7 +33,9 @@ impl Overlay {
         let grow_to = if keep_size { 0 } else { end };
         match mode & !KEEP_SIZE {
             0 => self.allocate(ino, offset, end, grow_to),
-            PUNCH_HOLE if keep_size => self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK))),
+            PUNCH_HOLE if keep_size => {
+                self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK)))
+            }
             ZERO_RANGE => {
                 self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK)))?;
                 self.allocate(ino, offset, end, grow_to)

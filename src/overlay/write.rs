@@ -196,7 +196,8 @@ impl Overlay {
         }
         if mode != image.mode {
             let size = image.size.max(effect.grow_to);
-            let image = crate::journal::record::InodeImage { mode, size, mtime: now, ctime: now, ..image };
+            let image =
+                crate::journal::record::InodeImage { mode, size, mtime: now, ctime: now, ..image };
             tx.put(Record::Inode { ino, image });
         } else if (image.mtime, image.ctime) != (now, now) {
             tx.put(Record::Times { ino, mtime: now, ctime: now });
@@ -239,7 +240,8 @@ impl Overlay {
 /// Whether a block that is not mapped shows the origin (and not a hole).
 fn reads_origin(view: &View, block: u64) -> bool {
     view.origin.is_some()
-        && view.segments.iter().any(|s| {
-            s.source == Source::Unmapped && s.at <= block && block < s.at + s.len
-        })
+        && view
+            .segments
+            .iter()
+            .any(|s| s.source == Source::Unmapped && s.at <= block && block < s.at + s.len)
 }

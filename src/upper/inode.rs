@@ -91,7 +91,8 @@ impl Inode {
             Kind::Dir(dir) if i.nlink > 0 && dir.lowers.is_empty() => (2 + dir.subdirs, 0),
             Kind::Dir(_) => (i.nlink.min(1), 0),
             Kind::File(map) => {
-                let below = if self.origin().is_some_and(|o| o.len > 0) { origin_blocks } else { 0 };
+                let below =
+                    if self.origin().is_some_and(|o| o.len > 0) { origin_blocks } else { 0 };
                 let most = i.size.div_ceil(4096) * 8;
                 let own = map.data_blocks() * 8;
                 (i.nlink, own.max(most.min(own + below)))
