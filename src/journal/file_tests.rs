@@ -336,6 +336,7 @@ fn micro_figures() {
         log.checkpoint(|w| (0..100_000).try_for_each(|_| w.write(&[1; 120]))).unwrap();
         println!("checkpoint of 100,000 frames: {:?}", begun.elapsed());
         log.close().unwrap();
+        drop(store);
         let begun = Instant::now();
         let recovering =
             journal::open_or_create(fd.as_fd(), Path::new(FILE_NAME), options).unwrap();

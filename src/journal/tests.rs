@@ -432,8 +432,9 @@ fn sample() -> (Vec<u8>, Vec<Vec<u8>>) {
 }
 
 fn assert_prefix_or_error(bytes: &[u8], all: &[Vec<u8>], what: &str) {
+    let file = Faulty::with(bytes);
     for boot in [1, 2] {
-        match frames(&Faulty::with(bytes), boot) {
+        match frames(&file, boot) {
             Ok((got, _)) => assert!(all.starts_with(&got), "{what}: not a prefix"),
             Err(err) => assert!(!err.to_string().contains('\n')),
         }
