@@ -54,7 +54,7 @@ pub fn settings(options: &Options, source: OsString, read_only: bool) -> Setting
     Settings {
         mount,
         threads: options.threads.map_or(usual.threads, |threads| threads as usize),
-        writeback_cache: options.writeback.unwrap_or(usual.writeback_cache),
+        writeback_cache: options.writeback,
         ..usual
     }
 }

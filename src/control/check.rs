@@ -67,9 +67,7 @@ pub fn check(file: &Path) -> Result<Report, OpenError> {
     let store = replayed.into_store();
     match store.blocks_beyond_end().map_err(host("examined"))? {
         0 => {}
-        n => report
-            .faults
-            .push(format!("{n} blocks in use lie beyond the file's end: it was cut off")),
+        blocks => report.faults.push(OpenError::CutOff(blocks).to_string()),
     }
     report.leaked_bytes = store.leaked_bytes().map_err(host("examined"))?;
     report.host_bytes = store.usage().map_err(host("examined"))?.host_bytes;

@@ -29,6 +29,8 @@ pub enum OpenError {
     DamagedJournal,
     /// Shorter than its superblock, or cut off before its journal.
     Truncated,
+    /// This many blocks in use lie beyond its end.
+    CutOff(u64),
     /// Another process has it open.
     InUse,
     /// There is none.
@@ -51,6 +53,9 @@ impl std::fmt::Display for OpenError {
                 f.write_str("the start of the filestore's journal is damaged")
             }
             OpenError::Truncated => f.write_str("the filestore is cut off before its journal"),
+            OpenError::CutOff(blocks) => {
+                write!(f, "the filestore is cut off: {blocks} blocks in use lie beyond its end")
+            }
             OpenError::InUse => f.write_str("the filestore is in use (already mounted?)"),
             OpenError::Missing => f.write_str("there is no filestore"),
             OpenError::Host(what, err) => {

@@ -12,7 +12,7 @@ use crate::errno::{Result, of_io};
 /// How long freed blocks gather before a pass: more of them touch one another then.
 const GATHER: Duration = Duration::from_millis(150);
 /// How long old blocks wait before the hook is asked for a sync, and after it failed.
-const OLD_WAIT: Duration = Duration::from_secs(1);
+const OLD_WAIT: Duration = Duration::from_millis(500);
 /// Extents punched between two visits to the allocator.
 const CHUNK: usize = 256;
 

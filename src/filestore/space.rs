@@ -131,18 +131,18 @@ impl Space {
         Ok(())
     }
 
-    /// Freed by a record in the journal. True when something became ready.
+    /// Freed by a record in the journal. True when something became ready or began to wait.
     pub(super) fn free(&mut self, e: Extent) -> bool {
         let Some(mut young) = self.young.take() else {
             self.free_ready(e);
             return true;
         };
-        let ready_before = self.ready_blocks;
+        let before = (self.ready_blocks, self.old_since);
         let mut aged = Extents::new();
         young.remove(e, |inside| self.free_ready(inside), |outside| aged.push(outside));
         self.young = Some(young);
         aged.into_iter().for_each(|e| self.free_old(e));
-        self.ready_blocks > ready_before
+        before != (self.ready_blocks, self.old_since)
     }
 
     /// Freed, and nothing durable refers to it.

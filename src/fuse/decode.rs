@@ -187,7 +187,8 @@ impl<'a> Request<'a> {
         let abi::WriteIn { offset, size, write_flags, .. } = self.arg()?;
         let data = self.payload.get(..size as usize).ok_or(Errno::IO)?;
         let kill_suidgid = write_flags & abi::WRITE_KILL_SUIDGID != 0;
-        Ok(Operation::Write { offset, data, kill_suidgid })
+        let cached = write_flags & abi::WRITE_CACHE != 0;
+        Ok(Operation::Write { offset, data, cached, kill_suidgid })
     }
 
     fn setxattr(&self, ext: bool) -> Result<Operation<'a>> {
@@ -283,6 +284,8 @@ pub enum Operation<'a> {
     Write {
         offset: u64,
         data: &'a [u8],
+        /// Pages of the kernel's cache, which it wrote back by itself.
+        cached: bool,
         kill_suidgid: bool,
     },
     Statfs,

@@ -9,7 +9,7 @@ use crate::fuse::abi::{self, Opcode, fopen};
 use crate::fuse::decode::{Forgets, Operation, Request};
 use crate::fuse::init::Negotiated;
 use crate::fuse::reply::{self, Payload, Validity};
-use crate::overlay::{Entry, Overlay};
+use crate::overlay::{Entry, Overlay, Writer};
 
 /// Counters are indexed by opcode; higher ones share the last.
 const COUNTERS: usize = 64;
@@ -131,7 +131,7 @@ impl Dispatcher {
             // The request's node is the new directory.
             Operation::Link { ino: old, name } => self.entry(out, &overlay.link(old, ino, name)?),
             Operation::Open { flags, kill_suidgid } => {
-                overlay.open(ino, flags, kill_suidgid)?;
+                overlay.open(ino, flags, kill_suidgid, caller)?;
                 out.put(&self.opened_file())
             }
             Operation::Create { name, flags, mode, umask } => {
@@ -145,8 +145,13 @@ impl Dispatcher {
             Operation::Read { offset, size } => {
                 out.fill(size as usize, |room| overlay.read(ino, offset, room))
             }
-            Operation::Write { offset, data, kill_suidgid } => {
-                let written = overlay.write(ino, offset, data, kill_suidgid)?;
+            Operation::Write { offset, data, cached, kill_suidgid } => {
+                let by = match (cached, kill_suidgid) {
+                    (true, _) => Writer::PageCache,
+                    (false, true) => Writer::Unprivileged(caller),
+                    (false, false) => Writer::Privileged,
+                };
+                let written = overlay.write(ino, offset, data, by)?;
                 out.put(&abi::WriteOut { size: written as u32, padding: 0 })
             }
             Operation::Statfs => out.put(&reply::statfs_out(&overlay.statfs()?)),
@@ -158,7 +163,7 @@ impl Dispatcher {
                 overlay.setxattr(ino, name, value, flags, kill_sgid)
             }
             Operation::Getxattr { name, size } => out.sized(&overlay.getxattr(ino, name)?, size),
-            Operation::Listxattr { size } => out.sized(&overlay.listxattr(ino)?, size),
+            Operation::Listxattr { size } => out.sized(&overlay.listxattr(ino, caller)?, size),
             Operation::Removexattr { name } => overlay.removexattr(ino, name),
             Operation::Opendir => self.opendir(out),
             Operation::Readdir { offset, size, plus: false } => {
@@ -167,13 +172,15 @@ impl Dispatcher {
             Operation::Readdir { offset, size, plus: true } => {
                 self.readdirplus(ino, offset, size, out)
             }
-            Operation::Fallocate { offset, len, mode } => overlay.fallocate(ino, offset, len, mode),
+            Operation::Fallocate { offset, len, mode } => {
+                overlay.fallocate(ino, offset, len, mode, caller)
+            }
             Operation::Lseek { offset, whence } => {
                 out.put(&abi::LseekOut { offset: overlay.lseek(ino, offset, whence)? })
             }
             Operation::CopyFileRange { offset, to, to_offset, len, wide } => {
                 let len = if wide { len } else { len.min(NARROW_COPY_MAX) };
-                let copied = overlay.copy_file_range(ino, offset, to, to_offset, len)?;
+                let copied = overlay.copy_file_range(ino, offset, to, to_offset, len, caller)?;
                 if wide {
                     return out.put(&abi::CopyFileRangeOut { bytes_copied: copied as u64 });
                 }

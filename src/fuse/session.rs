@@ -27,8 +27,10 @@ pub struct Settings {
     pub idle_readers: usize,
     /// A device descriptor for each worker where the kernel gives one.
     pub clone_device: bool,
-    /// The kernel gathers writes in its page cache.
-    pub writeback_cache: bool,
+    /// The kernel gathers writes in its page cache: faster where they are small, but ENOSPC comes
+    /// only when the file is synced or closed. `None`: where there is room enough at the start
+    /// ([`Overlay::has_ample_room`]).
+    pub writeback_cache: Option<bool>,
     /// Directories are opened and closed without asking.
     pub no_opendir: bool,
     /// The mount may be id-mapped (`mount --map-users`).
@@ -47,7 +49,7 @@ impl Default for Settings {
             threads: 4,
             idle_readers: 2,
             clone_device: true,
-            writeback_cache: true,
+            writeback_cache: None,
             no_opendir: false,
             idmap: true,
             max_write: 1 << 20,
@@ -58,9 +60,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    fn wishes(&self) -> Wishes {
+    fn wishes(&self, overlay: &Overlay) -> Wishes {
+        let writeback = self.writeback_cache.unwrap_or_else(|| overlay.has_ample_room());
         Wishes {
-            writeback_cache: self.writeback_cache,
+            writeback_cache: writeback,
             max_write: self.max_write,
             max_pages_limit: init::max_pages_limit(),
             max_background: self.max_background,
@@ -84,7 +87,7 @@ impl Session {
         settings: &Settings,
         overlay: Arc<Overlay>,
     ) -> std::result::Result<Mounted, MountError> {
-        let wishes = settings.wishes();
+        let wishes = settings.wishes(&overlay);
         // Absolute, as the working directory may change before the unmount.
         let mountpoint = std::fs::canonicalize(mountpoint)
             .map_err(|e| MountError::Mountpoint(mountpoint.to_owned(), errno::of_io(&e)))?;

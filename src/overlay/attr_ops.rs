@@ -13,9 +13,9 @@ const S_IXGRP: u32 = 0o010;
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 /// A mode without what a write or a change of owner takes away: setuid, and setgid where the group
-/// may execute (`setattr_should_drop_suidgid`).
-pub(super) fn without_privilege(mode: u32) -> u32 {
-    let sgid = if mode & S_IXGRP != 0 { S_ISGID } else { 0 };
+/// may execute or the caller is a stranger to it (`setattr_should_drop_suidgid`).
+pub(super) fn without_privilege(mode: u32, in_group: bool) -> u32 {
+    let sgid = if mode & S_IXGRP != 0 || !in_group { S_ISGID } else { 0 };
     mode & !(S_ISUID | sgid)
 }
 
@@ -36,9 +36,19 @@ impl Overlay {
         self.stack.readlink(&at)
     }
 
+    /// Whether `caller` counts as in the file's group for [`without_privilege`]. Asks the host where that
+    /// makes a difference, so no lock is to be held.
+    pub(super) fn counts_as_in_group(&self, ino: InodeNo, caller: &Caller) -> Result<bool> {
+        let attr = self.getattr(ino)?;
+        let matters = attr.mode & (S_ISGID | S_IXGRP) == S_ISGID;
+        Ok(!matters || caller.is_in_group_or_capable(attr.gid))
+    }
+
     /// Changes attributes; returns all of them. A new size takes effect together with the rest.
-    pub fn setattr(&self, ino: InodeNo, set: &SetAttr, _caller: &Caller) -> Result<Attr> {
+    pub fn setattr(&self, ino: InodeNo, set: &SetAttr, caller: &Caller) -> Result<Attr> {
         let _io = set.size.map(|_| self.io_lock(ino));
+        let new_owner = set.uid.is_some() || set.gid.is_some();
+        let in_group = !(new_owner || set.kill_suidgid) || self.counts_as_in_group(ino, caller)?;
         let prepared = self.prepare(ino)?;
         if let Some(size) = set.size {
             self.clear_tail(ino, size)?;
@@ -54,17 +64,16 @@ impl Overlay {
             tx.put(Record::Size { ino, size, origin_len: size });
             (image.size, image.mtime) = (size, tx.now);
             if set.kill_suidgid {
-                image.mode = without_privilege(image.mode);
+                image.mode = without_privilege(image.mode, in_group);
             }
         }
-        change(&mut image, set, tx.now);
+        change(&mut image, set, in_group, tx.now);
         tx.put(Record::Inode { ino, image });
         let xattr = |name: &[u8]| match (tx.inode(ino), &prepared) {
             (Some(inode), _) => inode.xattr(name).map(Vec::from),
             (None, Some(raised)) => raised.xattr(name).map(Vec::from),
             (None, None) => None,
         };
-        let new_owner = set.uid.is_some() || set.gid.is_some();
         let loses_capability = (new_owner || set.size.is_some()) && xattr(CAPABILITY).is_some();
         let new_acl = match set.mode {
             Some(_) => xattr(acl::ACCESS).and_then(|own| acl::chmod(&own, image.mode)),
@@ -87,10 +96,10 @@ pub(super) fn check_size(size: u64) -> Result<()> {
     if size > i64::MAX as u64 { Err(Errno::FBIG) } else { Ok(()) }
 }
 
-fn change(image: &mut InodeImage, set: &SetAttr, now: Time) {
+fn change(image: &mut InodeImage, set: &SetAttr, in_group: bool, now: Time) {
     let is_dir = FileType::from_mode(image.mode) == Some(FileType::Directory);
     if (set.uid.is_some() || set.gid.is_some()) && !is_dir {
-        image.mode = without_privilege(image.mode);
+        image.mode = without_privilege(image.mode, in_group);
     }
     if let Some(mode) = set.mode {
         image.mode = image.mode & 0o170000 | mode & 0o7777;

@@ -1,7 +1,7 @@
 //! open, read, fsync.
 
 use super::{BLOCK, Overlay};
-use crate::attr::{InodeNo, LowerPath};
+use crate::attr::{Caller, InodeNo, LowerPath, SetAttr};
 use crate::config::Durability;
 use crate::errno::{Errno, Result};
 use crate::upper::{ExtentMap, Segment, Source};
@@ -24,14 +24,19 @@ pub(super) struct View {
 
 impl Overlay {
     /// Opens a regular file. O_TRUNC is done here; everything else the kernel has checked.
-    pub fn open(&self, ino: InodeNo, flags: u32, kill_suidgid: bool) -> Result<()> {
+    pub fn open(
+        &self,
+        ino: InodeNo,
+        flags: u32,
+        kill_suidgid: bool,
+        caller: &Caller,
+    ) -> Result<()> {
         if flags & O_ACCMODE != 0 || flags & O_TRUNC != 0 {
             self.writable()?;
         }
         if flags & O_TRUNC != 0 {
-            let set = crate::attr::SetAttr { size: Some(0), kill_suidgid, ..Default::default() };
-            let nobody = crate::attr::Caller { uid: 0, gid: 0, pid: 0 };
-            return self.setattr(ino, &set, &nobody).map(drop);
+            let set = SetAttr { size: Some(0), kill_suidgid, ..Default::default() };
+            return self.setattr(ino, &set, caller).map(drop);
         }
         // A lower file that cannot be read should fail here and not at the first read.
         let at = {

@@ -14,6 +14,7 @@
 
 mod acl;
 mod attr_ops;
+mod caller;
 mod changes;
 mod create;
 mod io;
@@ -38,6 +39,7 @@ pub use open::{OpenError, ReplayError};
 pub(crate) use open::{apply_all, drop_orphans, mark_extents};
 pub use readdir::DirEntry;
 pub use statfs::{StatFs, Usage};
+pub use write::Writer;
 
 use crate::attr::InodeNo;
 use crate::config::Durability;

@@ -144,6 +144,7 @@ impl Overlay {
         // From now on somebody else may claim the upperdir, and wait for the filestore.
         drop(self.claim.lock().take());
         self.stop_upkeep();
+        self.checkpoint_or_log(true);
         let Some(log) = self.state.write().log.take() else { return };
         if let Err(err) = log.close() {
             tracing::error!(%err, "the filestore was not closed in order");
@@ -189,6 +190,12 @@ fn open_upper(config: &Config) -> Result<Upper, OpenError> {
         .map_err(|err| OpenError::Journal(path.clone(), err))?;
     drop_orphans(&mut tree);
     mark_extents(&tree, &replayed).map_err(|err| OpenError::Journal(path.clone(), err))?;
+    // After a crash of the host, blocks whose flush had not ended may be missing.
+    let missing = replayed.store().blocks_beyond_end();
+    let missing = missing.map_err(|err| failed(filestore::OpenError::Host("examined", err)))?;
+    if missing > 0 && !found.host_crash() {
+        return Err(failed(filestore::OpenError::CutOff(missing)));
+    }
     check_layers(&tree, config.lowers.len())?;
     let (store, log) = replayed.start().map_err(failed)?;
     Ok((tree, store, log, Some(claim)))

@@ -1,10 +1,10 @@
 //! fallocate, SEEK_DATA and SEEK_HOLE, copy_file_range.
 
-use super::attr_ops::check_size;
+use super::attr_ops::{check_size, without_privilege};
 use super::io::view;
-use super::write::{Effect, Fresh};
+use super::write::{Effect, Fresh, Writer};
 use super::{BLOCK, Overlay};
-use crate::attr::InodeNo;
+use crate::attr::{Caller, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::filestore::Extent;
 use crate::upper::{Segment, Source};
@@ -19,8 +19,16 @@ const COPY_CHUNK: u64 = 1 << 20;
 
 impl Overlay {
     /// Modes 0, KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE of fallocate(2), which is what the kernel's FUSE
-    /// client lets through; EOPNOTSUPP for others.
-    pub fn fallocate(&self, ino: InodeNo, offset: u64, len: u64, mode: u32) -> Result<()> {
+    /// client lets through; EOPNOTSUPP for others. Clears setuid, setgid and capabilities as a write
+    /// would.
+    pub fn fallocate(
+        &self,
+        ino: InodeNo,
+        offset: u64,
+        len: u64,
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<()> {
         self.writable()?;
         let end = offset.checked_add(len).ok_or(Errno::FBIG)?;
         check_size(end)?;
@@ -32,16 +40,27 @@ impl Overlay {
         let size = view(&self.state.read(), ino, 0, 0)?.size;
         let grow_to = if keep_size { 0 } else { end };
         match mode & !KEEP_SIZE {
-            0 => self.allocate(ino, offset, end, grow_to),
+            0 => self.allocate(ino, offset, end, grow_to)?,
             PUNCH_HOLE if keep_size => {
-                self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK)))
+                self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK)))?
             }
             ZERO_RANGE => {
                 self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK)))?;
-                self.allocate(ino, offset, end, grow_to)
+                self.allocate(ino, offset, end, grow_to)?
             }
-            _ => Err(Errno::OPNOTSUPP),
+            _ => return Err(Errno::OPNOTSUPP),
         }
+        // Also where no block changed, the times do.
+        let kill_suidgid = self.is_stripped_by(ino, caller)?.then_some(caller);
+        let effect = Effect { kill_suidgid, ..Default::default() };
+        self.commit_data(ino, Fresh::new(&self.store), effect)
+    }
+
+    /// Whether a change of the data by `caller` may take setuid or setgid away. (Of WRITE and a new
+    /// size the kernel says so itself.)
+    fn is_stripped_by(&self, ino: InodeNo, caller: &Caller) -> Result<bool> {
+        let mode = self.getattr(ino)?.mode;
+        Ok(mode != without_privilege(mode, false) && !caller.keeps_setid())
     }
 
     /// Makes sure that every block of the range has its place: holes get zeroed blocks, what is only
@@ -192,7 +211,8 @@ impl Overlay {
         })
     }
 
-    /// Copies up to `len` bytes between two regular files; short at the source's end.
+    /// Copies up to `len` bytes between two regular files; short at the source's end. Privileges of
+    /// `to` go as with [`Overlay::fallocate`].
     pub fn copy_file_range(
         &self,
         from: InodeNo,
@@ -200,14 +220,19 @@ impl Overlay {
         to: InodeNo,
         to_off: u64,
         len: u64,
+        caller: &Caller,
     ) -> Result<usize> {
         self.writable()?;
+        let by = match self.is_stripped_by(to, caller)? {
+            true => Writer::Unprivileged(caller),
+            false => Writer::Privileged,
+        };
         let mut buf = vec![0; len.min(COPY_CHUNK) as usize];
         let mut done = 0;
         while done < len {
             let want = (len - done).min(buf.len() as u64) as usize;
             let copied = self.read(from, from_off + done, &mut buf[..want]).and_then(|n| {
-                if n == 0 { Ok(0) } else { self.write(to, to_off + done, &buf[..n], false) }
+                if n == 0 { Ok(0) } else { self.write(to, to_off + done, &buf[..n], by) }
             });
             match copied {
                 Ok(0) => break,

@@ -3,6 +3,9 @@
 use super::{BLOCK, Overlay};
 use crate::errno::Result;
 
+/// Bytes.
+const AMPLE_ROOM: u64 = 1 << 30;
+
 /// As statfs(2) shows it. Block counts are in units of `frsize` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatFs {
@@ -52,6 +55,13 @@ impl Overlay {
             namelen: 255,
             frsize: BLOCK as u32,
         })
+    }
+
+    /// Whether the upper can take what a kernel may hold back for it: it has no limit, and the host
+    /// is not nearly full.
+    pub fn has_ample_room(&self) -> bool {
+        let room = self.store.usage();
+        room.is_ok_and(|usage| usage.limit.is_none() && usage.host_available >= AMPLE_ROOM)
     }
 
     pub fn usage(&self) -> Result<Usage> {

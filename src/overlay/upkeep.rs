@@ -105,9 +105,7 @@ impl Overlay {
     /// One round. `idle`: nothing was journalled in the last period. True where another round is
     /// wanted although nothing changes.
     fn look_after(&self, idle: bool) -> bool {
-        if let Err(err) = self.checkpoint_if_due(idle) {
-            tracing::warn!(%err, "cannot write a checkpoint; the journal goes on as it is");
-        }
+        self.checkpoint_or_log(idle);
         let unsynced = self.state.read().unsynced_since;
         let Some(since) = unsynced.filter(|_| self.durability == Durability::Full) else {
             return false;
@@ -117,6 +115,12 @@ impl Overlay {
             return false;
         }
         true
+    }
+
+    pub(super) fn checkpoint_or_log(&self, idle: bool) {
+        if let Err(err) = self.checkpoint_if_due(idle) {
+            tracing::warn!(%err, "cannot write a checkpoint; the journal goes on as it is");
+        }
     }
 
     /// Replaces the history by an image of the tree when it has outgrown that: by half, or, while

@@ -4,7 +4,7 @@
 use super::attr_ops::{CAPABILITY, check_size, without_privilege};
 use super::io::{View, clip, view};
 use super::{BLOCK, Overlay};
-use crate::attr::InodeNo;
+use crate::attr::{Caller, InodeNo};
 use crate::errno::Result;
 use crate::filestore::{Extent, Filestore};
 use crate::journal::Urgency;
@@ -53,24 +53,30 @@ impl Drop for Fresh<'_> {
 
 /// What a data operation changes of the inode besides its blocks.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Effect {
+pub(super) struct Effect<'a> {
     /// The file reaches at least this many bytes.
     pub grow_to: u64,
-    /// Privileges go, as for a write by somebody without CAP_FSETID.
-    pub kill_suidgid: bool,
+    /// Privileges go: the caller has no CAP_FSETID.
+    pub kill_suidgid: Option<&'a Caller>,
+    /// The times stay: the kernel holds newer ones and will send them.
+    pub keep_times: bool,
     /// These blocks become a hole: first, count.
     pub hole: Option<(u64, u64)>,
 }
 
+/// Who writes.
+#[derive(Clone, Copy, Debug)]
+pub enum Writer<'a> {
+    /// The kernel writes back its pages; nobody's privileges count, and it keeps the times.
+    PageCache,
+    /// Somebody with CAP_FSETID: a setuid file stays one.
+    Privileged,
+    Unprivileged(&'a Caller),
+}
+
 impl Overlay {
-    /// Writes all of `data`.
-    pub fn write(
-        &self,
-        ino: InodeNo,
-        offset: u64,
-        data: &[u8],
-        kill_suidgid: bool,
-    ) -> Result<usize> {
+    /// Writes all of `data`, a change by somebody or of pages that the kernel's cache held back.
+    pub fn write(&self, ino: InodeNo, offset: u64, data: &[u8], by: Writer<'_>) -> Result<usize> {
         if data.is_empty() {
             return Ok(0);
         }
@@ -80,7 +86,12 @@ impl Overlay {
         let _io = self.io_lock(ino);
         let mut fresh = Fresh::new(&self.store);
         self.store_range(ino, offset, data, &mut fresh)?;
-        let effect = Effect { grow_to: end, kill_suidgid, hole: None };
+        let kill_suidgid = match by {
+            Writer::Unprivileged(caller) => Some(caller),
+            _ => None,
+        };
+        let keep_times = matches!(by, Writer::PageCache);
+        let effect = Effect { grow_to: end, kill_suidgid, keep_times, hole: None };
         self.commit_data(ino, fresh, effect)?;
         Ok(data.len())
     }
@@ -170,7 +181,16 @@ impl Overlay {
     }
 
     /// Journals what a data operation did, and lets the file have its fresh blocks.
-    pub(super) fn commit_data(&self, ino: InodeNo, fresh: Fresh<'_>, effect: Effect) -> Result<()> {
+    pub(super) fn commit_data(
+        &self,
+        ino: InodeNo,
+        fresh: Fresh<'_>,
+        effect: Effect<'_>,
+    ) -> Result<()> {
+        let in_group = match effect.kill_suidgid {
+            Some(caller) => self.counts_as_in_group(ino, caller)?,
+            None => true,
+        };
         let prepared = self.prepare(ino)?;
         let mut tx = self.begin()?;
         let image = tx.raise(ino, &prepared)?;
@@ -183,8 +203,8 @@ impl Overlay {
             tx.put(Record::Size { ino, size: effect.grow_to, origin_len: u64::MAX });
         }
         let mode = match effect.kill_suidgid {
-            true => without_privilege(image.mode),
-            false => image.mode,
+            Some(_) => without_privilege(image.mode, in_group),
+            None => image.mode,
         };
         let had_capability = match (tx.inode(ino), &prepared) {
             (Some(inode), _) => inode.xattr(CAPABILITY).is_some(),
@@ -199,7 +219,7 @@ impl Overlay {
             let image =
                 crate::journal::record::InodeImage { mode, size, mtime: now, ctime: now, ..image };
             tx.put(Record::Inode { ino, image });
-        } else if (image.mtime, image.ctime) != (now, now) {
+        } else if !effect.keep_times && (image.mtime, image.ctime) != (now, now) {
             tx.put(Record::Times { ino, mtime: now, ctime: now });
         }
         let urgency = match effect.hole {

@@ -1,7 +1,7 @@
 //! Extended attributes. The kernel has checked who may; an ACL set here also sets the mode.
 
 use super::{Overlay, acl};
-use crate::attr::InodeNo;
+use crate::attr::{Caller, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::Record;
@@ -25,8 +25,19 @@ impl Overlay {
         self.stack.getxattr(&at, name.as_bytes())
     }
 
-    /// The names, each followed by a NUL.
-    pub fn listxattr(&self, ino: InodeNo) -> Result<Vec<u8>> {
+    /// The names, each followed by a NUL; those of the `trusted` namespace only for who may use it
+    /// (xattr(7)): the kernel leaves this to the file system.
+    pub fn listxattr(&self, ino: InodeNo, caller: &Caller) -> Result<Vec<u8>> {
+        let names = self.all_xattr_names(ino)?;
+        let each = || names.split_inclusive(|b| *b == 0);
+        let is_trusted = |name: &&[u8]| name.starts_with(b"trusted.");
+        if !each().any(|name| is_trusted(&name)) || caller.is_administrator() {
+            return Ok(names);
+        }
+        Ok(each().filter(|name| !is_trusted(name)).flatten().copied().collect())
+    }
+
+    fn all_xattr_names(&self, ino: InodeNo) -> Result<Vec<u8>> {
         let at = {
             let st = self.state.read();
             if let Some(inode) = st.tree.get(ino) {
@@ -48,9 +59,7 @@ impl Overlay {
         kill_sgid: bool,
     ) -> Result<()> {
         let name = name.as_bytes();
-        if name.is_empty() || name.len() > 255 {
-            return Err(Errno::RANGE);
-        }
+        check_name(name)?;
         let prepared = self.prepare(ino)?;
         let mut tx = self.begin()?;
         let exists = match (tx.inode(ino), &prepared) {
@@ -85,6 +94,7 @@ impl Overlay {
     /// ENODATA where there is none.
     pub fn removexattr(&self, ino: InodeNo, name: &OsStr) -> Result<()> {
         let name = name.as_bytes();
+        check_name(name)?;
         let prepared = self.prepare(ino)?;
         let mut tx = self.begin()?;
         let exists = match (tx.inode(ino), &prepared) {
@@ -100,5 +110,22 @@ impl Overlay {
         tx.put(Record::Inode { ino, image });
         tx.put(Record::RemoveXattr { ino, name });
         tx.commit(Urgency::Normal).map(drop)
+    }
+}
+
+/// ERANGE for a name of no length or beyond 255 bytes, EOPNOTSUPP for one in no namespace of
+/// xattr(7), EINVAL for one that is a namespace only. The kernel hands every name on.
+fn check_name(name: &[u8]) -> Result<()> {
+    const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    if name.is_empty() || name.len() > 255 {
+        return Err(Errno::RANGE);
+    }
+    if name == acl::ACCESS || name == acl::DEFAULT {
+        return Ok(());
+    }
+    match NAMESPACES.iter().find_map(|namespace| name.strip_prefix(*namespace)) {
+        None => Err(Errno::OPNOTSUPP),
+        Some(b"") => Err(Errno::INVAL),
+        Some(_) => Ok(()),
     }
 }

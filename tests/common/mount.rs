@@ -141,14 +141,21 @@ impl Spec {
             options.push(",index=on,redirect_dir=on");
         }
         let options = CString::new(options.into_encoded_bytes()).unwrap();
-        rustix::mount::mount(
-            "overlay",
-            &self.point,
-            "overlay",
-            MountFlags::NOATIME,
-            Some(options.as_c_str()),
-        )
-        .unwrap_or_else(|error| panic!("overlayfs {options:?}: {error}"));
+        // Somebody's new mount namespace may hold a copy of the last mount for a moment: EBUSY.
+        let deadline = Instant::now() + LIMIT;
+        let mount = || {
+            let flags = MountFlags::NOATIME;
+            rustix::mount::mount("overlay", &self.point, "overlay", flags, Some(options.as_c_str()))
+        };
+        loop {
+            match mount() {
+                Ok(()) => break,
+                Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => panic!("overlayfs {options:?}: {error}"),
+            }
+        }
         Mount { point: self.point.clone(), daemon: None, gone: false }
     }
 }

@@ -56,11 +56,27 @@ fn become_user(uid: u32) {
     set_thread_res_uid(None, Uid::from_raw(uid), None).unwrap();
 }
 
+/// Whether the kernel holds written data back: two roads through its FUSE client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writeback {
+    On,
+    Off,
+}
+
+impl Writeback {
+    fn option(self) -> &'static str {
+        match self {
+            Writeback::On => "on",
+            Writeback::Off => "off",
+        }
+    }
+}
+
 /// Runs `ops` on both; the first difference in words.
-pub fn run(ops: &[Op]) -> std::result::Result<(), String> {
+pub fn run(ops: &[Op], writeback: Writeback) -> std::result::Result<(), String> {
     std::thread::scope(|scope| {
         // On a thread of its own, as it changes its user.
-        let thread = scope.spawn(|| run_here(ops));
+        let thread = scope.spawn(|| run_here(ops, writeback));
         thread.join().unwrap_or_else(|panic| {
             let text = panic
                 .downcast_ref::<String>()
@@ -71,7 +87,7 @@ pub fn run(ops: &[Op]) -> std::result::Result<(), String> {
     })
 }
 
-fn run_here(ops: &[Op]) -> std::result::Result<(), String> {
+fn run_here(ops: &[Op], writeback: Writeback) -> std::result::Result<(), String> {
     set_thread_groups(&[]).unwrap();
     let scratch = Scratch::new("differential");
     // Overlayfs syncs its upper's file system at every unmount: in memory that costs nothing.
@@ -83,7 +99,7 @@ fn run_here(ops: &[Op]) -> std::result::Result<(), String> {
         lowers: lowers.clone(),
         upper: Some(disk.dir(&format!("{name}-upper"))),
         point: scratch.dir(&format!("{name}-mnt")),
-        options: vec!["noatime".to_owned()],
+        options: vec!["noatime".to_owned(), format!("writeback={}", writeback.option())],
     };
     let mut ours = View::new(spec("ours", Driver::from_env()));
     let mut theirs = View::new(spec("theirs", Driver::Overlayfs));
@@ -158,7 +174,7 @@ fn compare_trees(ours: &View, theirs: &View, when: &str) -> std::result::Result<
 }
 
 /// A shorter list that still differs, tried for a while, and its difference.
-pub fn shrink(mut ops: Vec<Op>, mut fault: String) -> (Vec<Op>, String) {
+pub fn shrink(mut ops: Vec<Op>, writeback: Writeback, mut fault: String) -> (Vec<Op>, String) {
     let mut budget = 300;
     let mut chunk = ops.len().div_ceil(2);
     while chunk > 0 && budget > 0 {
@@ -167,7 +183,7 @@ pub fn shrink(mut ops: Vec<Op>, mut fault: String) -> (Vec<Op>, String) {
             let mut fewer = ops.clone();
             fewer.drain(start..ops.len().min(start + chunk));
             budget -= 1;
-            match run(&fewer) {
+            match run(&fewer, writeback) {
                 Err(found) => {
                     ops = fewer;
                     fault = found;

@@ -1,15 +1,18 @@
 //! Lists that have once come to a difference, or that are worth running every time.
 
-use crate::compare;
+use crate::compare::{self, Writeback};
 use crate::op::Node::*;
 use crate::op::Op::{self, *};
 use crate::op::{Falloc, Open, Rename as How};
 
 fn check(ops: &[Op]) {
-    if overcoat_tests::can_mount()
-        && let Err(fault) = compare::run(ops)
-    {
-        panic!("{fault}");
+    if !overcoat_tests::can_mount() {
+        return;
+    }
+    for writeback in [Writeback::On, Writeback::Off] {
+        if let Err(fault) = compare::run(ops, writeback) {
+            panic!("{fault}\nwriteback: {writeback:?}");
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod view;
 
 use std::time::{Duration, Instant};
 
+use compare::Writeback;
 use overcoat_tests::rng::Rng;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -30,10 +31,11 @@ fn random_operations_agree_with_overlayfs() {
     while runs == 0 || Instant::now() < deadline {
         let seed = seeds.next();
         let ops = op::random(&mut Rng::new(seed), length);
-        if let Err(fault) = compare::run(&ops) {
+        let writeback = if seed.is_multiple_of(2) { Writeback::On } else { Writeback::Off };
+        if let Err(fault) = compare::run(&ops, writeback) {
             eprintln!("list of seed {seed}: {fault}\nshortening…");
-            let (ops, fault) = compare::shrink(ops, fault);
-            panic!("{fault}\n{ops:#?}");
+            let (ops, fault) = compare::shrink(ops, writeback, fault);
+            panic!("{fault}\nwriteback: {writeback:?}\n{ops:#?}");
         }
         runs += 1;
     }
