@@ -316,6 +316,17 @@ impl Filestore {
         self.shared.space.lock().used
     }
 
+    /// Freed blocks not yet given back to the host.
+    pub fn pending_blocks(&self) -> u64 {
+        self.shared.space.lock().pending()
+    }
+
+    /// The block behind the last one that is taken or not yet given back, and the number of blocks in use.
+    pub fn end_and_used(&self) -> (u64, u64) {
+        let space = self.shared.space.lock();
+        (space.map.end(), space.used)
+    }
+
     /// Freed blocks that wait for a sync point and a sync.
     pub fn pending_old_blocks(&self) -> u64 {
         self.shared.space.lock().old_blocks()

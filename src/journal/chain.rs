@@ -37,6 +37,10 @@ impl Reserved {
         self.extent.map_or(0, |e| e.len)
     }
 
+    pub(super) fn extent(&self) -> Option<Extent> {
+        self.extent
+    }
+
     /// Makes a segment of it; gives it back on failure.
     pub(super) fn into_segment(mut self, uuid: &[u8; 16], sequence: u64) -> Result<Segment> {
         let extent = self.extent.ok_or(Errno::INVAL)?;

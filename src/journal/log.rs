@@ -10,6 +10,9 @@ use super::superblock::Superblock;
 use crate::errno::Result;
 use crate::filestore::{Extent, Filestore};
 
+/// Blocks of free space before the journal that are worth a checkpoint: 4 MiB.
+const STRANDED: u64 = 1024;
+
 /// What an append may claim when space is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
@@ -165,6 +168,15 @@ impl Log {
         }
     }
 
+    /// Whether the journal keeps the file long although most of what lies before its end is free. A
+    /// checkpoint moves it to where there is room further ahead.
+    pub fn strands_the_end(&self) -> bool {
+        let Some(journal) = &self.journal else { return false };
+        let (end, used) = self.store.end_and_used();
+        let top = journal.extents().map(|e| e.end()).max().unwrap_or(0);
+        top == end && end > 2 * used + STRANDED
+    }
+
     /// Whether there is a journal at all.
     pub fn is_kept(&self) -> bool {
         self.journal.is_some()
@@ -265,6 +277,22 @@ impl Log {
 }
 
 impl Journal {
+    /// All that it has taken of the filestore.
+    fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
+        let open = self.chain.open.extent();
+        let spare = self.spare.as_ref().and_then(Reserved::extent);
+        self.chain.closed.iter().copied().chain([open]).chain(spare)
+    }
+
+    /// Lets the spare lie lower, if there is room.
+    fn lower_spare(&mut self) {
+        let Ok(fresh) = Reserved::new(&self.chain.store, SMALLEST, false) else { return };
+        let start = |spare: &Reserved| spare.extent().map_or(u64::MAX, |e| e.start);
+        if self.spare.as_ref().is_none_or(|spare| start(&fresh) < start(spare)) {
+            self.spare = Some(fresh);
+        }
+    }
+
     /// Goes on in a new segment that holds a frame of this payload.
     fn grow(&mut self, payload: usize, urgency: Urgency) -> Result<()> {
         let next = match self.reserve_next(payload, false) {
@@ -377,6 +405,7 @@ impl Journal {
         self.chain.bytes = self.chain.bytes - bytes + pending.bytes;
         self.chain.frames = self.chain.frames - frames + pending.frames;
         self.checkpoint_bytes = pending.bytes;
+        self.lower_spare();
         Ok(())
     }
 }

@@ -144,6 +144,7 @@ impl Overlay {
         // From now on somebody else may claim the upperdir, and wait for the filestore.
         drop(self.claim.lock().take());
         self.stop_upkeep();
+        self.settle();
         self.checkpoint_or_log(true);
         let Some(log) = self.state.write().log.take() else { return };
         if let Err(err) = log.close() {

@@ -15,6 +15,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// the host loses no more than that.
 const SYNC_PERIOD: Duration = Duration::from_secs(30);
 
+/// Freed blocks at the end of a mount that are worth a flush of their own: 16 MiB.
+const MUCH_PENDING: u64 = 4096;
+
 /// The thread and what wakes it.
 #[derive(Default)]
 pub(super) struct Upkeep {
@@ -108,13 +111,24 @@ impl Overlay {
         self.checkpoint_or_log(idle);
         let unsynced = self.state.read().unsynced_since;
         let Some(since) = unsynced.filter(|_| self.durability == Durability::Full) else {
-            return false;
+            // What is on its way back to the host may show the journal to be at the end then.
+            return self.store.pending_blocks() > 0;
         };
         if since.elapsed() >= SYNC_PERIOD {
             self.sync_or_log();
             return false;
         }
         true
+    }
+
+    /// Gives back what many frees of the last moment left, so that a checkpoint finds room ahead.
+    pub(super) fn settle(&self) {
+        let much = self.store.pending_blocks() > MUCH_PENDING;
+        if let Some(log) = self.state.write().log.as_mut().filter(|_| much)
+            && let Err(err) = log.squeeze()
+        {
+            tracing::warn!(%err, "cannot give freed blocks back");
+        }
     }
 
     pub(super) fn checkpoint_or_log(&self, idle: bool) {
@@ -124,14 +138,14 @@ impl Overlay {
     }
 
     /// Replaces the history by an image of the tree when it has outgrown that: by half, or, while
-    /// nothing happens, by a tenth.
+    /// nothing happens, by a tenth. Also where it alone keeps a mostly empty file long.
     fn checkpoint_if_due(&self, idle: bool) -> Result<()> {
         let due = {
             let st = self.state.read();
             let Some(log) = st.log.as_ref().filter(|log| log.is_kept()) else { return Ok(()) };
             let live = st.tree.live_bytes();
             let allowed = if idle { live / 10 } else { live / 2 } + (256 << 10);
-            log.stats().bytes > live + allowed
+            log.stats().bytes > live + allowed || idle && log.strands_the_end()
         };
         if due { self.checkpoint() } else { Ok(()) }
     }
