@@ -6,7 +6,7 @@ use super::op::{At, Make, Op, Pick, Set};
 use super::reference::{Id, Kind, Name, ROOT, Reference, When, without_privilege};
 use overcoat::attr::{Attr, Caller, FileType, InodeNo, SetAttr, SetTime, Time};
 use overcoat::errno::Errno;
-use overcoat::overlay::{DirEntry, Entry, Overlay};
+use overcoat::overlay::{DirEntry, Entry, Overlay, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -75,6 +75,9 @@ fn same<T: PartialEq + Debug>(what: &str, got: T, want: T) -> Verdict {
 fn caller(id: u32) -> Caller {
     Caller { uid: id, gid: id + 10, pid: 1 }
 }
+
+/// Somebody of whom /proc knows nothing, and who therefore has no privilege.
+const STRANGER: Caller = Caller { uid: 1000, gid: 1000, pid: 0 };
 
 fn xattr_name(n: u8) -> Vec<u8> {
     match n {
@@ -528,7 +531,7 @@ impl<H: Host> Harness<H> {
             ctime: None,
             kill_suidgid: set.kill,
         };
-        let got = self.call(|o| o.setattr(ino, &set, &caller(0)));
+        let got = self.call(|o| o.setattr(ino, &set, &STRANGER));
         let want = self.model.setattr(id, &set);
         match self.judge(got, |_| (), want)? {
             Some(attr) => self.check_attr(id, &attr),
@@ -552,7 +555,7 @@ impl<H: Host> Harness<H> {
         match *op {
             Op::Open { trunc, .. } => {
                 let flags = if trunc { libc::O_TRUNC | libc::O_WRONLY } else { 0 };
-                let got = self.call(|o| o.open(ino, flags as u32, true));
+                let got = self.call(|o| o.open(ino, flags as u32, true, &STRANGER));
                 let set = SetAttr { size: Some(0), kill_suidgid: true, ..SetAttr::default() };
                 let want = if trunc { self.model.setattr(id, &set) } else { Ok(()) };
                 self.judge_plain(got, want)?;
@@ -565,7 +568,8 @@ impl<H: Host> Harness<H> {
             }
             Op::Write { at, len, kill, .. } => {
                 let data = bytes(self.seed, len);
-                let got = self.call(|o| o.write(ino, at, &data, kill));
+                let by = if kill { Writer::Unprivileged(&STRANGER) } else { Writer::Privileged };
+                let got = self.call(|o| o.write(ino, at, &data, by));
                 let want = self.model.write(id, at, &data, kill);
                 self.judge_plain(got, want)?;
                 if self.cut {
@@ -573,7 +577,7 @@ impl<H: Host> Harness<H> {
                 }
             }
             Op::Fallocate { at, len, mode, .. } => {
-                let got = self.call(|o| o.fallocate(ino, at, len, mode));
+                let got = self.call(|o| o.fallocate(ino, at, len, mode, &STRANGER));
                 let want = self.model.fallocate(id, at, len, mode);
                 self.judge_plain(got, want)?;
                 if self.cut || got.is_ok() {
@@ -588,7 +592,7 @@ impl<H: Host> Harness<H> {
                     return Ok(());
                 }
                 let target = self.hold(to)?;
-                let got = self.call(|o| o.copy_file_range(ino, at, target, to_at, len));
+                let got = self.call(|o| o.copy_file_range(ino, at, target, to_at, len, &STRANGER));
                 let want = self.model.copy((id, at), (to, to_at), len);
                 self.judge_copy(got, want)?;
                 if self.cut || got.is_ok() {
@@ -837,7 +841,8 @@ impl<H: Host> Harness<H> {
 
     fn compare_xattrs(&mut self, id: Id) -> Verdict {
         let ino = self.ino(id);
-        let list = self.overlay().listxattr(ino).map_err(|err| format!("listxattr: {err}"))?;
+        let list =
+            self.overlay().listxattr(ino, &STRANGER).map_err(|err| format!("listxattr: {err}"))?;
         let mut names: Vec<&[u8]> = list.split(|b| *b == 0).filter(|n| !n.is_empty()).collect();
         names.sort();
         let want = &self.model.inodes[id].xattrs;

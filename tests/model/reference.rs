@@ -98,8 +98,9 @@ pub struct Reference {
     pub window: (Time, Time),
 }
 
+/// A mode after a change by somebody without privilege and outside the group.
 pub fn without_privilege(mode: u32) -> u32 {
-    mode & !(0o4000 | if mode & 0o010 != 0 { 0o2000 } else { 0 })
+    mode & !0o6000
 }
 
 impl Reference {

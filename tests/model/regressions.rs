@@ -1,6 +1,5 @@
 //! Sequences that once went wrong.
 
-use super::lowers::{Step, What};
 use super::op::{At, Make, Op};
 use super::{Ground, run};
 
@@ -34,4 +33,18 @@ fn a_file_open_and_unlinked_at_the_end_of_a_mount_leaves_nothing() {
         let twice = [end, Op::Remount];
         went_wrong(&[&[make(200, Make::File), write(0, 50_000), gone(0)][..], &twice].concat());
     }
+}
+
+#[test]
+fn a_directory_that_takes_the_place_of_one_nobody_knows_is_counted_once() {
+    let mkdir = |dir, name| Op::Make {
+        at: At { dir, name },
+        what: Make::Dir,
+        mode: 0o755,
+        umask: 0,
+        who: 0,
+    };
+    let (from, to) = (At { dir: 1, name: 0 }, At { dir: 1, name: 1 });
+    let rename = Op::Rename { from, to, flags: 0 };
+    went_wrong(&[mkdir(0, 200), mkdir(1, 201), mkdir(1, 202), Op::ForgetAll, rename]);
 }
