@@ -86,8 +86,11 @@ fn ground() -> impl Strategy<Value = Ground> {
 
 /// Runs a sequence, and looks afterwards whether the layers were left alone.
 fn run(ground: &Ground, ops: &[Op]) -> Verdict {
-    let base = std::env::var_os("OVERCOAT_TEST_DIR").map(PathBuf::from);
-    let base = base.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+    // In memory where possible: on ext4 the count of what a punch gave back cannot be relied on.
+    let memory = PathBuf::from("/dev/shm");
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let base = if memory.is_dir() { memory } else { target };
+    let base = std::env::var_os("OVERCOAT_TEST_DIR").map_or(base, PathBuf::from);
     let place = tempfile::Builder::new().prefix("model").tempdir_in(base).expect("a directory");
     let path = |n: usize| place.path().join(format!("layer{n}"));
     let mut layers: Vec<Layer> =
@@ -123,7 +126,7 @@ fn run(ground: &Ground, ops: &[Op]) -> Verdict {
 fn runs() -> Runs {
     let cases = std::env::var("OVERCOAT_MODEL_CASES").ok().and_then(|n| n.parse().ok());
     Runs {
-        cases: cases.unwrap_or(400),
+        cases: cases.unwrap_or(120),
         max_shrink_iters: 1500,
         failure_persistence: None,
         ..Runs::default()
