@@ -383,6 +383,12 @@ impl Replayed {
         chain.bytes = end.bytes;
         chain.frames = end.frames;
         chain.at_sync_point = end.at_sync_point;
+        // A crash of the host would go back to the last sync point: what was freed after it must not
+        // be punched or used again before there is another one on stable storage.
+        if store.durable() && !chain.at_sync_point {
+            chain.put_sync_point()?;
+            store.sync()?;
+        }
         store.go_live();
         if !recovery.was_clean || recovery.cut() {
             store.distrust_free();

@@ -74,6 +74,22 @@ impl Overlay {
         }
     }
 
+    /// Ends all unlinked inodes: nobody holds any when a mount begins, nor when it has ended, whether
+    /// the kernel has said so or not. Journalled like any other change, so that their blocks are
+    /// given back, and not before nothing durable refers to them.
+    pub(super) fn end_orphans(&self) {
+        if self.state.read().tree.orphans().is_empty() {
+            return;
+        }
+        let Ok(mut tx) = self.begin() else { return };
+        for ino in tx.tree().orphans() {
+            tx.put(Record::Drop { ino });
+        }
+        if let Err(err) = tx.commit(Urgency::Freeing).map(drop) {
+            tracing::warn!(%err, "cannot journal the end of unlinked inodes");
+        }
+    }
+
     /// What the layers have under a name that the upper says nothing of.
     ///
     /// Where the upper does have an entry the answer is `None`, and not needed: the entry rules, and

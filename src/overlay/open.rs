@@ -133,6 +133,7 @@ impl Overlay {
             upkeep: Upkeep::default(),
             claim: Mutex::new(claim),
         });
+        overlay.end_orphans();
         overlay.start_upkeep().map_err(|err| OpenError::Host("start a thread", err))?;
         Ok(overlay)
     }
@@ -144,6 +145,7 @@ impl Overlay {
         // From now on somebody else may claim the upperdir, and wait for the filestore.
         drop(self.claim.lock().take());
         self.stop_upkeep();
+        self.end_orphans();
         self.settle();
         self.checkpoint_or_log(true);
         let Some(log) = self.state.write().log.take() else { return };
@@ -189,7 +191,6 @@ fn open_upper(config: &Config) -> Result<Upper, OpenError> {
     let replayed = recovering
         .replay(|payload| apply_all(&mut tree, payload))
         .map_err(|err| OpenError::Journal(path.clone(), err))?;
-    drop_orphans(&mut tree);
     mark_extents(&tree, &replayed).map_err(|err| OpenError::Journal(path.clone(), err))?;
     // After a crash of the host, blocks whose flush had not ended may be missing.
     let missing = replayed.store().blocks_beyond_end();

@@ -102,7 +102,6 @@ fn displace(
     image: InodeImage,
     whiteout: Option<&Caller>,
 ) -> Result<bool> {
-    let mut gone = false;
     if let Some(victim) = victim {
         match (source.is_dir, victim.is_dir) {
             (true, false) => return Err(Errno::NOTDIR),
@@ -112,7 +111,6 @@ fn displace(
         if victim.is_dir && !is_empty(tx.inode(victim.ino), to.probed.listing.as_deref()) {
             return Err(Errno::NOTEMPTY);
         }
-        gone = unlink_inode(tx, victim, &to.probed)?;
     }
     let covers = match victim {
         Some(victim) => victim.covers,
@@ -129,7 +127,11 @@ fn displace(
         None => tx.remove_entry(from.parent, from.name, source.covers),
     }
     place(tx, source.ino, image, to, covers);
-    Ok(gone)
+    // Last: as long as it has its entry, the tree must know what that counts as.
+    match victim {
+        Some(victim) => unlink_inode(tx, victim, &to.probed),
+        None => Ok(false),
+    }
 }
 
 fn swap(

@@ -227,6 +227,8 @@ impl Overlay {
             true => Writer::Unprivileged(caller),
             false => Writer::Privileged,
         };
+        // The end is where it was at the start, also of a file that is copied to its own end.
+        let len = len.min(self.getattr(from)?.size.saturating_sub(from_off));
         let mut buf = vec![0; len.min(COPY_CHUNK) as usize];
         let mut done = 0;
         while done < len {

@@ -46,24 +46,22 @@ impl<'a> Txn<'a> {
 
     /// A number for one new inode. ENOSPC at the limit of inodes.
     pub fn new_number(&mut self) -> Result<InodeNo> {
-        self.count_inode()?;
+        self.new_inodes += 1;
+        let total = self.st.tree.len() as u64 + self.new_inodes;
+        if total > self.overlay.inode_limit() {
+            return Err(Errno::NOSPC);
+        }
         Ok(InodeNo(self.st.tree.next_number().0 + self.new_inodes - 1))
     }
 
-    fn count_inode(&mut self) -> Result<()> {
-        self.new_inodes += 1;
-        let total = self.st.tree.len() as u64 + self.new_inodes;
-        if total > self.overlay.inode_limit() { Err(Errno::NOSPC) } else { Ok(()) }
-    }
-
     /// Makes a lower inode one of the upper, unless it has become that in the meantime; returns its
-    /// image. `prepared` comes from [`Overlay::prepare`], before the lock was taken.
+    /// image. Never stopped by the limit of inodes: a full view must stay one that can be tidied up.
+    /// `prepared` comes from [`Overlay::prepare`], before the lock was taken.
     pub fn raise(&mut self, ino: InodeNo, prepared: &Option<Raised>) -> Result<InodeImage> {
         if let Some(inode) = self.st.tree.get(ino) {
             return Ok(*inode.image());
         }
         let raised = prepared.as_ref().ok_or(Errno::STALE)?;
-        self.count_inode()?;
         let mut image = raised.image;
         if let Some(lower) = self.st.nodes.get(&ino).and_then(|n| n.lower.as_deref()) {
             // An unlinked but open file.

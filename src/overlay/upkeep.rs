@@ -150,8 +150,12 @@ impl Overlay {
         if due { self.checkpoint() } else { Ok(()) }
     }
 
-    /// Writes a checkpoint: the image under the state lock, the flush without it.
-    fn checkpoint(&self) -> Result<()> {
+    /// Replaces the history by an image of the tree: the image is written under the state lock, the
+    /// flush is done without it. Upkeep calls this when it is due.
+    ///
+    /// # Errors
+    /// EBUSY while another one is under way; what the host says. The history stays as it was.
+    pub fn checkpoint(&self) -> Result<()> {
         let mut pending = {
             let mut guard = self.state.write();
             let st = &mut *guard;

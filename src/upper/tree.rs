@@ -165,6 +165,7 @@ impl Tree {
         if FileType::from_mode(image.mode).is_none() || ino.0 == 0 {
             return Err(Broken("an unknown file type", ino));
         }
+        check_size(ino, image.size)?;
         if let Some(inode) = self.inodes.get_mut(&ino) {
             if inode.image.mode & 0o170000 != image.mode & 0o170000 {
                 return Err(Broken("an inode changes its type", ino));
@@ -253,7 +254,8 @@ impl Tree {
             Some(dentry) => dir.set(name, dentry),
             None => dir.remove(name),
         };
-        dir.subdirs = dir.subdirs + u32::from(gains) - u32::from(loses);
+        // A journal may be hostile: it can take away what it never gave.
+        dir.subdirs = (dir.subdirs + u32::from(gains)).saturating_sub(u32::from(loses));
         match (old.is_some(), dentry.is_some()) {
             (false, true) => self.live_bytes += entry_bytes(name),
             (true, false) => self.live_bytes = self.live_bytes.saturating_sub(entry_bytes(name)),
@@ -330,6 +332,7 @@ impl Tree {
         origin_len: u64,
         freed: &mut Vec<Extent>,
     ) -> std::result::Result<(), Broken> {
+        check_size(ino, size)?;
         let inode = self.inode(ino)?;
         let Kind::File(_) = inode.kind else {
             return Err(Broken("a size for what is no file", ino));
@@ -412,6 +415,10 @@ impl Tree {
         }
         faults
     }
+}
+
+fn check_size(ino: InodeNo, size: u64) -> std::result::Result<(), Broken> {
+    if size > i64::MAX as u64 { Err(Broken("a size that no offset reaches", ino)) } else { Ok(()) }
 }
 
 fn check_range(ino: InodeNo, at: u64, len: u64) -> std::result::Result<(), Broken> {
