@@ -53,6 +53,7 @@ pub fn settings(options: &Options, source: OsString, read_only: bool) -> Setting
     let usual = Settings::default();
     Settings {
         mount,
+        transport: options.transport,
         threads: options.threads.map_or(usual.threads, |threads| threads as usize),
         writeback_cache: options.writeback,
         ..usual

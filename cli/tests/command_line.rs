@@ -54,7 +54,7 @@ fn wrong_usage_is_code_2_and_one_line() {
         (&["/tmp"], "nothing to mount"),
         (&["mount", "-o", "lowerdir=/,what=ever", "/tmp"], "unknown option 'what=ever'"),
         (&["mount", "-o", "lowerdir=/,size=much", "/tmp"], "size=much"),
-        (&["mount", "-o", "lowerdir=/,transport=uring", "/tmp"], "/dev/fuse only"),
+        (&["mount", "-o", "lowerdir=/,transport=pigeon", "/tmp"], "transport=pigeon"),
         (&["mount", "-o", "lowerdir=/,upperdir", "/tmp"], "upperdir needs a value"),
         (&["mount", "--colour", "/tmp"], "--colour"),
         (&["mount", "-o"], "-o"),

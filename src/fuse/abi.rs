@@ -214,6 +214,21 @@ wire! {
         unused: [u16; 11],
     }
 
+    /// What a request has besides its payload where it travels over io_uring. The in header's
+    /// place is the out header's on the way back.
+    struct RingHeader { in_out: [u64; 16], op_in: [u64; 16], entry: RingEntry }
+    struct RingEntry {
+        flags: u64,
+        /// Names the request when it is answered.
+        commit_id: u64,
+        /// Bytes of payload, in either direction.
+        payload_size: u32,
+        padding: u32,
+        reserved: u64,
+    }
+    /// The argument of both commands of a ring.
+    struct RingCommand { flags: u64, commit_id: u64, queue: u16, padding: [u8; 6] }
+
     /// Followed by the name, padded to eight bytes.
     struct Dirent { ino: u64, off: u64, namelen: u32, dtype: u32 }
 }
@@ -360,6 +375,14 @@ pub mod init {
     pub const REQUEST_TIMEOUT: u64 = 1 << 42;
 }
 
+/// The commands of a ring.
+pub mod ring_command {
+    /// Gives the kernel a place for requests.
+    pub const REGISTER: u32 = 1;
+    /// Answers a request and gives its place back.
+    pub const COMMIT_AND_FETCH: u32 = 2;
+}
+
 pub const WRITE_CACHE: u32 = 1 << 0;
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
@@ -391,6 +414,8 @@ mod tests {
             (size_of::<CopyFileRangeIn>(), 56),
             (size_of::<InitOut>(), 64),
             (size_of::<Dirent>(), 24),
+            (size_of::<RingHeader>(), 288),
+            (size_of::<RingCommand>(), 24),
         ];
         for (at, (have, want)) in sizes.into_iter().enumerate() {
             assert_eq!(have, want, "entry {at}");

@@ -17,6 +17,9 @@ const COUNTERS: usize = 64;
 /// The most one COPY_FILE_RANGE reports with its 32-bit answer, in bytes; a multiple of any block.
 const NARROW_COPY_MAX: u64 = 1 << 31;
 
+/// Bytes of a READ or WRITE that is worth another thread.
+const MUCH: usize = 64 << 10;
+
 /// Answers requests by calling the overlay. Shared by all workers of all transports; immutable but
 /// for its counters.
 pub struct Dispatcher {
@@ -91,6 +94,17 @@ impl Dispatcher {
         );
         let silent = matches!(request.opcode, Some(Opcode::Forget | Opcode::BatchForget));
         (!silent).then_some(outcome)
+    }
+
+    /// Whether carrying out `request` is likely to wait for the host's disk, or to move much.
+    pub fn takes_long(&self, request: &Request<'_>) -> bool {
+        match request.opcode {
+            Some(Opcode::Fsync | Opcode::Fsyncdir | Opcode::Syncfs) => self.overlay.is_durable(),
+            Some(Opcode::Fallocate | Opcode::CopyFileRange | Opcode::CopyFileRange64) => true,
+            Some(Opcode::Read) => request.read_size() >= MUCH,
+            Some(Opcode::Write) => request.payload.len() >= MUCH,
+            _ => false,
+        }
     }
 
     fn carry_out(&self, req: &Request<'_>, op: Operation<'_>, out: &mut Payload<'_>) -> Result<()> {

@@ -24,6 +24,8 @@ pub struct Wishes {
     pub no_opendir: bool,
     /// Mounts of this file system may be id-mapped. The kernel wants `default_permissions` then.
     pub idmap: bool,
+    /// Requests travel over io_uring, where the kernel offers it.
+    pub uring: bool,
 }
 
 impl Wishes {
@@ -62,6 +64,9 @@ impl Negotiated {
     }
     pub fn writeback_cache(&self) -> bool {
         self.has(init::WRITEBACK_CACHE)
+    }
+    pub fn uring(&self) -> bool {
+        self.has(init::OVER_IO_URING)
     }
     pub fn no_opendir(&self) -> bool {
         self.has(init::NO_OPENDIR_SUPPORT)
@@ -153,6 +158,7 @@ fn wanted(wishes: &Wishes) -> u64 {
         (wishes.writeback_cache, init::WRITEBACK_CACHE),
         (wishes.no_opendir, init::NO_OPENDIR_SUPPORT),
         (wishes.idmap, init::ALLOW_IDMAP),
+        (wishes.uring, init::OVER_IO_URING),
     ];
     optional.iter().filter(|(wish, _)| *wish).fold(ALWAYS, |flags, (_, flag)| flags | flag)
 }
@@ -169,6 +175,7 @@ mod tests {
         max_background: 64,
         no_opendir: false,
         idmap: true,
+        uring: false,
     };
 
     fn ask(major: u32, minor: u32, flags: u64, long: bool) -> Vec<u8> {

@@ -1,13 +1,13 @@
 //! The wire: FUSE between the kernel and the overlay.
 //!
 //! ```text
-//! dev ─→ decode ─→ dispatch ─→ overlay
-//!  ↑                   ↓
-//!  └───── reply ←──────┘        init, mount: how a connection comes about; session: all of it
+//! dev, uring ─→ decode ─→ dispatch ─→ overlay
+//!    ↑                        ↓
+//!    └──────── reply ←────────┘        init, mount: how a connection comes about; session: all of it
 //! ```
 //!
-//! Nothing of the kernel's structs leaves this module. A transport (the `/dev/fuse` loop in [`dev`])
-//! takes requests apart into header, argument and payload and gives [`dispatch`] an area for the
+//! Nothing of the kernel's structs leaves this module. A transport (the `/dev/fuse` loop in
+//! [`dev`], the queues of [`uring`]) takes requests apart into header, argument and payload and gives [`dispatch`] an area for the
 //! reply; it knows no operation.
 
 mod abi;
@@ -18,8 +18,9 @@ mod init;
 mod mount;
 mod reply;
 mod session;
+mod uring;
 
 pub use dispatch::Dispatcher;
 pub use mount::{Atime, MountError, MountOptions};
 pub use reply::Validity;
-pub use session::{Mounted, Session, Settings, Unmounter};
+pub use session::{Mounted, Session, Settings, Transport, Unmounter};

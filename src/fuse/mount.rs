@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use rustix::mount::MountFlags;
 
 use crate::errno::{self, Errno};
+use crate::fuse::uring::Unavailable;
 use crate::sys::{fuse_dev, mount as sys};
 
 /// The file system's type as /proc/self/mountinfo shows it behind `fuse.`.
@@ -148,6 +149,8 @@ pub enum MountError {
     TooOld(u32, u32),
     /// The connection broke before it was ready.
     Handshake(Errno),
+    /// io_uring was asked for and is not to be had.
+    Transport(Unavailable),
     /// A worker thread or its buffer could not be had.
     Resources(io::Error),
 }
@@ -172,6 +175,7 @@ impl fmt::Display for MountError {
                 write!(f, "the kernel's FUSE protocol {major}.{minor} is too old")
             }
             MountError::Handshake(e) => write!(f, "FUSE handshake: {e}"),
+            MountError::Transport(why) => write!(f, "FUSE over io_uring: {why}"),
             MountError::Resources(e) => write!(f, "starting workers: {e}"),
         }
     }

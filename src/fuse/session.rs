@@ -14,14 +14,27 @@ use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::init::{self, Answer, Negotiated, Wishes};
 use crate::fuse::mount::{self, MountError, MountOptions};
 use crate::fuse::reply::Validity;
+use crate::fuse::uring::{Helpers, Queues, Unavailable};
 use crate::overlay::Overlay;
 use crate::sys::{fuse_dev, mount as sys};
+
+/// How requests travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Over io_uring where that is to be had.
+    #[default]
+    Auto,
+    Uring,
+    Dev,
+}
 
 /// How to serve a mount.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub mount: MountOptions,
-    /// Worker threads; at least two, so that one slow request does not hold up all.
+    pub transport: Transport,
+    /// Worker threads; at least two, so that one slow request does not hold up all. Over io_uring
+    /// those that help with what takes long.
     pub threads: usize,
     /// How many idle workers wait for requests; further ones sleep until these are busy.
     pub idle_readers: usize,
@@ -46,6 +59,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             mount: MountOptions::default(),
+            transport: Transport::default(),
             threads: 4,
             idle_readers: 2,
             clone_device: true,
@@ -69,6 +83,22 @@ impl Settings {
             max_background: self.max_background,
             no_opendir: self.no_opendir,
             idmap: self.idmap,
+            uring: false,
+        }
+    }
+
+    fn workers(&self) -> usize {
+        self.threads.max(2)
+    }
+
+    /// What to do without io_uring: to say so, or to fail.
+    fn without_uring(&self, why: Unavailable) -> std::result::Result<(), MountError> {
+        match self.transport {
+            Transport::Uring => Err(MountError::Transport(why)),
+            Transport::Auto | Transport::Dev => {
+                tracing::info!("serving over /dev/fuse, as to io_uring: {why}");
+                Ok(())
+            }
         }
     }
 }
@@ -87,13 +117,15 @@ impl Session {
         settings: &Settings,
         overlay: Arc<Overlay>,
     ) -> std::result::Result<Mounted, MountError> {
-        let wishes = settings.wishes(&overlay);
+        let mut wishes = settings.wishes(&overlay);
+        let queues = prepare_queues(settings, wishes.max_io())?;
+        wishes.uring = queues.is_some();
         // Absolute, as the working directory may change before the unmount.
         let mountpoint = std::fs::canonicalize(mountpoint)
             .map_err(|e| MountError::Mountpoint(mountpoint.to_owned(), errno::of_io(&e)))?;
         let device = Arc::new(mount::mount(&mountpoint, &settings.mount, wishes.max_io())?);
         let unmounter = Unmounter::new(mountpoint);
-        let started = start(&device, settings, &wishes, overlay);
+        let started = start(&device, settings, &wishes, queues, overlay);
         match started {
             Ok((dispatcher, ends)) => {
                 unmounter.relax_throttling();
@@ -109,37 +141,111 @@ impl Session {
     }
 }
 
+/// How a worker ended.
+enum End {
+    /// Its connection did, or is no use to anybody.
+    Connection(Result<()>),
+    /// A queue failed. Its requests are never answered, which may keep the others from ending.
+    Queue(Errno),
+}
+
 /// How each worker ended; closed when all have.
-type Ends = mpsc::Receiver<Result<()>>;
+type Ends = mpsc::Receiver<End>;
+
+/// Queues for the io_uring transport, unless `/dev/fuse` is asked for or has to do.
+fn prepare_queues(
+    settings: &Settings,
+    max_io: u32,
+) -> std::result::Result<Option<Queues>, MountError> {
+    if settings.transport == Transport::Dev {
+        return Ok(None);
+    }
+    match Queues::prepare(max_io) {
+        Ok(queues) => Ok(Some(queues)),
+        Err(why) => settings.without_uring(why).map(|()| None),
+    }
+}
 
 fn start(
     device: &Arc<OwnedFd>,
     settings: &Settings,
     wishes: &Wishes,
+    queues: Option<Queues>,
     overlay: Arc<Overlay>,
 ) -> std::result::Result<(Arc<Dispatcher>, Ends), MountError> {
-    let agreed = shake_hands(device, wishes)?;
+    let mut wishes = *wishes;
+    let mut queues = queues;
+    if let Some(Err(why)) = queues.as_ref().map(|queues| queues.probe(device)) {
+        settings.without_uring(why)?;
+        wishes.uring = false;
+    }
+    let agreed = shake_hands(device, &wishes)?;
+    if wishes.uring && !agreed.uring() {
+        settings.without_uring(Unavailable::NotOffered)?;
+    }
     let dispatcher = Arc::new(Dispatcher::new(overlay, settings.validity));
     dispatcher.agree(agreed);
-    let readers = Arc::new(Readers::new(settings.idle_readers));
     let (ended, ends) = mpsc::channel();
-    for at in 0..settings.threads.max(2) {
+    let mut readers = settings.workers();
+    if let Some(queues) = queues.take().filter(|_| agreed.uring()) {
+        serve_queues(device, settings, &queues, &dispatcher, &ended)?;
+        // What still travels over the device is little.
+        readers = 1;
+    }
+    serve_device(device, settings, readers, agreed.max_io, &dispatcher, &ended)?;
+    Ok((dispatcher, ends))
+}
+
+fn serve_queues(
+    device: &Arc<OwnedFd>,
+    settings: &Settings,
+    queues: &Queues,
+    dispatcher: &Arc<Dispatcher>,
+    ended: &mpsc::Sender<End>,
+) -> std::result::Result<(), MountError> {
+    let helpers = Helpers::start(settings.workers(), dispatcher).map_err(MountError::Resources)?;
+    let end = || {
+        let ended = ended.clone();
+        move |served: Result<()>| {
+            tell_end(&ended, served.map_or_else(End::Queue, |()| End::Connection(Ok(()))));
+        }
+    };
+    queues.serve(device, dispatcher, &helpers, end).map_err(MountError::Transport)?;
+    tracing::info!("serving over io_uring, {} queues", queues.len());
+    Ok(())
+}
+
+/// Starts `threads` workers on the device.
+fn serve_device(
+    device: &Arc<OwnedFd>,
+    settings: &Settings,
+    threads: usize,
+    max_io: u32,
+    dispatcher: &Arc<Dispatcher>,
+    ended: &mpsc::Sender<End>,
+) -> std::result::Result<(), MountError> {
+    let readers = Arc::new(Readers::new(settings.idle_readers));
+    for at in 0..threads {
         let device = worker_device(device, at, settings.clone_device);
-        let mut buffer = Buffer::new(agreed.max_io).map_err(MountError::Resources)?;
-        let (readers, dispatcher) = (Arc::clone(&readers), Arc::clone(&dispatcher));
+        let mut buffer = Buffer::new(max_io).map_err(MountError::Resources)?;
+        let (readers, dispatcher) = (Arc::clone(&readers), Arc::clone(dispatcher));
         let ended = ended.clone();
         let serve = move || {
             let served = dev::serve(&*device, &readers, &dispatcher, &mut buffer);
-            if ended.send(served).is_err() {
-                tracing::debug!("nobody waits for the session's end");
-            }
+            tell_end(&ended, End::Connection(served));
         };
         std::thread::Builder::new()
             .name(format!("fuse-{at}"))
             .spawn(serve)
             .map_err(MountError::Resources)?;
     }
-    Ok((dispatcher, ends))
+    Ok(())
+}
+
+fn tell_end(ended: &mpsc::Sender<End>, end: End) {
+    if ended.send(end).is_err() {
+        tracing::debug!("nobody waits for the session's end");
+    }
 }
 
 /// The first worker has the connection's own descriptor, others one each where possible.
@@ -207,14 +313,17 @@ impl Mounted {
 
     /// Returns when the connection ended, by whomever it was ended, and the overlay was destroyed.
     /// A lazy unmount ends it when the last user leaves. Where the connection ended before the
-    /// mount did (it was aborted, or a worker failed: the error), the mount is detached.
+    /// mount did (it was aborted, or a worker failed: the error), the mount is detached. Where a
+    /// queue failed, only the process's end frees those who wait for its answers.
     pub fn run(self) -> Result<()> {
         let mut end = Ok(());
-        for served in self.ends {
-            if let Err(errno) = served {
-                tracing::error!(%errno, "a worker failed");
-                // The other workers end once nothing is mounted.
-                end = end.and(self.unmounter.unmount()).and(Err(errno));
+        for how in self.ends {
+            let (End::Connection(Err(errno)) | End::Queue(errno)) = how else { continue };
+            tracing::error!(%errno, "a worker failed");
+            // The other workers end once nothing is mounted.
+            end = end.and(self.unmounter.unmount()).and(Err(errno));
+            if matches!(how, End::Queue(_)) {
+                break;
             }
         }
         self.dispatcher.destroy();

@@ -83,6 +83,11 @@ impl Overlay {
         self.io[(ino.0 % self.io.len() as u64) as usize].lock()
     }
 
+    /// Whether a sync waits for stable storage.
+    pub fn is_durable(&self) -> bool {
+        self.durability == Durability::Full
+    }
+
     fn writable(&self) -> Result<()> {
         if self.read_only { Err(Errno::ROFS) } else { Ok(()) }
     }

@@ -6,3 +6,4 @@ pub mod map;
 pub mod mount;
 pub mod process;
 pub mod tree;
+pub mod uring;

@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use overcoat::config::{Config, Durability, IdMap, Medium};
+use overcoat::fuse::Transport;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 pub use value::size;
@@ -51,6 +52,7 @@ pub struct Options {
     pub contexts: Vec<String>,
     /// Threads that serve requests: `None` for as many as suit the machine.
     pub threads: Option<u32>,
+    pub transport: Transport,
     /// Whether the kernel may hold back written data: `None` for what is best.
     pub writeback: Option<bool>,
     /// Options that mean nothing to Overcoat.
@@ -74,6 +76,7 @@ impl Default for Options {
             fsname: None,
             contexts: Vec::new(),
             threads: None,
+            transport: Transport::Auto,
             writeback: None,
             unknown: Vec::new(),
         }
@@ -246,7 +249,7 @@ impl Options {
             "fsname" => self.fsname = Some(OsString::from_vec(bytes)),
             "threads" => self.threads = Some(value::count(key, text()?)?),
             "writeback" => self.writeback = Some(value::switch(key, text()?)?),
-            "transport" => transport(text()?)?,
+            "transport" => self.transport = transport(text()?)?,
             "passthrough" => passthrough(text()?)?,
             "xattr_permissions" => xattr_permissions(text()?)?,
             "context" | "fscontext" | "defcontext" | "rootcontext" => {
@@ -301,14 +304,12 @@ fn medium(bytes: Vec<u8>) -> Result<Medium, OptionError> {
     }
 }
 
-fn transport(name: &str) -> Result<(), OptionError> {
+fn transport(name: &str) -> Result<Transport, OptionError> {
     match name {
-        "auto" | "dev" => Ok(()),
-        "uring" => Err(OptionError::new(
-            "transport=uring: this version speaks /dev/fuse only (transport=auto or dev)"
-                .to_owned(),
-        )),
-        _ => Err(OptionError::new(format!("transport={name}: not one of auto, dev"))),
+        "auto" => Ok(Transport::Auto),
+        "uring" => Ok(Transport::Uring),
+        "dev" => Ok(Transport::Dev),
+        _ => Err(OptionError::new(format!("transport={name}: not one of auto, uring, dev"))),
     }
 }
 

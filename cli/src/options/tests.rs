@@ -87,7 +87,6 @@ fn wrong_values_are_errors_that_name_the_option() {
         ("lowerdir=a::b", "lowerdir"),
         ("uidmapping=0:1", "uidmapping"),
         ("squash_to_uid=root", "squash_to_uid"),
-        ("transport=uring", "/dev/fuse only"),
         ("transport=pigeon", "transport=pigeon"),
         ("passthrough=on", "no passthrough"),
         ("threads=0", "threads"),

@@ -1,0 +1,80 @@
+//! A request in a slot, and its answer in the same place.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::errno::{Errno, Result};
+use crate::fuse::abi;
+use crate::fuse::decode::Request;
+use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::reply;
+use crate::sys::uring::Slot;
+
+/// Room for the names that come with a request, or for the reply to one that brings data.
+pub struct Scratch(Box<[u8; 4096]>);
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch(Box::new([0; 4096]))
+    }
+}
+
+/// A slot with a request in it, or with the answer.
+pub struct Exchange<'a> {
+    header: &'a mut abi::RingHeader,
+    payload: &'a mut [u8],
+}
+
+impl<'a> Exchange<'a> {
+    pub fn of(slot: &'a mut Slot) -> Exchange<'a> {
+        let (header, payload) = slot.parts();
+        let header = abi::RingHeader::mut_from_bytes(header);
+        Exchange { header: header.expect("slots are laid out for this header"), payload }
+    }
+
+    /// Bytes of the request's payload, or of the answer's.
+    pub fn payload_len(&self) -> usize {
+        (self.header.entry.payload_size as usize).min(self.payload.len())
+    }
+
+    /// What the kernel knows the request by.
+    pub fn commit_id(&self) -> u64 {
+        self.header.entry.commit_id
+    }
+
+    pub fn request(&self) -> Result<Request<'_>> {
+        let len = self.payload_len();
+        self.request_with(&self.payload[..len])
+    }
+
+    fn request_with<'r>(&'r self, payload: &'r [u8]) -> Result<Request<'r>> {
+        let (header, _) = abi::InHeader::read_from_prefix(self.header.in_out.as_bytes())
+            .map_err(|_| Errno::IO)?;
+        Request::from_parts(header, self.header.op_in.as_bytes(), payload)
+    }
+
+    /// Carries the request out and puts the answer in its place.
+    ///
+    /// The two share the payload's memory, so the short one of them is moved: names are taken to
+    /// `scratch` before the reply is written, and what follows long data is a short reply, which is
+    /// put together in `scratch`.
+    pub fn answer(self, scratch: &mut Scratch, dispatcher: &Dispatcher) {
+        let Exchange { header, payload } = self;
+        let scratch = &mut scratch.0[..];
+        let len = (header.entry.payload_size as usize).min(payload.len());
+        let asked = abi::InHeader::read_from_prefix(header.in_out.as_bytes());
+        let (asked, _) = asked.expect("the area is longer than the header");
+        let op_in = header.op_in.as_bytes();
+        let outcome = if len <= scratch.len() {
+            scratch[..len].copy_from_slice(&payload[..len]);
+            Request::from_parts(asked, op_in, &scratch[..len])
+                .and_then(|request| dispatcher.dispatch(&request, payload).unwrap_or(Ok(0)))
+        } else {
+            let outcome = Request::from_parts(asked, op_in, &payload[..len])
+                .and_then(|request| dispatcher.dispatch(&request, scratch).unwrap_or(Ok(0)));
+            outcome.inspect(|&len| payload[..len].copy_from_slice(&scratch[..len]))
+        };
+        let out = reply::out_header(asked.unique, outcome);
+        header.in_out.as_mut_bytes()[..size_of::<abi::OutHeader>()].copy_from_slice(out.as_bytes());
+        header.entry.payload_size = outcome.unwrap_or(0) as u32;
+    }
+}

@@ -1,0 +1,260 @@
+//! One queue: a ring, its slots, the thread that serves them.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use rustix::thread::CpuSet;
+use zerocopy::IntoBytes;
+
+use crate::errno::{Errno, Result};
+use crate::fuse::abi::{self, ring_command};
+use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::uring::exchange::{Exchange, Scratch};
+use crate::fuse::uring::helpers::{Helpers, Mailbox};
+use crate::sys::uring::{Completion, Ring, Slot};
+
+/// Slots of a queue: one for the thread, and some for what helpers do meanwhile.
+const DEPTH: usize = 8;
+
+/// What is left of a payload in memory when a queue has been idle: a page.
+const KEPT: usize = 4096;
+
+/// How long a queue that used large payloads waits before it gives their memory back, and after how
+/// many small payloads it does so although it is busy.
+const IDLE: Duration = Duration::from_secs(1);
+const SMALL_IN_A_ROW: u32 = 8192;
+
+/// What the thread of a queue is told, in this order. It ends when there is nobody to tell it more.
+pub enum Order {
+    /// Finds out whether commands on the device are permitted. Before INIT is answered.
+    Probe(Arc<OwnedFd>),
+    /// Gives the slots to the kernel. After INIT.
+    Register(Arc<OwnedFd>),
+    Serve(Service),
+}
+
+/// What serving takes.
+pub struct Service {
+    pub dispatcher: Arc<Dispatcher>,
+    pub helpers: Helpers,
+    pub end: Box<dyn FnOnce(Result<()>) + Send>,
+}
+
+/// One queue, in its thread.
+pub struct Queue {
+    at: u16,
+    ring: Ring,
+    /// Slots for nobody yet: all until they are registered, then those of requests that came
+    /// before they could be served.
+    slots: Vec<Slot>,
+    mailbox: Arc<Mailbox>,
+    scratch: Scratch,
+    usage: Usage,
+}
+
+impl Queue {
+    /// The thread's life.
+    pub fn live(
+        at: u16,
+        payload: usize,
+        orders: &mpsc::Receiver<Order>,
+        answer: &mpsc::Sender<Result<()>>,
+    ) {
+        pin(at);
+        let made = Queue::new(at, payload);
+        let mut queue = match made {
+            Ok(queue) => queue,
+            Err(errno) => return tell(answer, Err(errno)),
+        };
+        tell(answer, Ok(()));
+        for order in orders {
+            match order {
+                Order::Probe(device) => tell(answer, queue.probe(device)),
+                Order::Register(device) => tell(answer, queue.register(device)),
+                Order::Serve(service) => {
+                    let served = queue.serve(&service.dispatcher, &service.helpers);
+                    drop(queue);
+                    return (service.end)(served);
+                }
+            }
+        }
+    }
+
+    fn new(at: u16, payload: usize) -> Result<Queue> {
+        let (ring, slots) = Ring::new(DEPTH, size_of::<abi::RingHeader>(), payload)?;
+        let mailbox = Arc::new(Mailbox::new(ring.waker()?));
+        Ok(Queue { at, ring, slots, mailbox, scratch: Scratch::default(), usage: Usage::default() })
+    }
+
+    /// Registers a slot too early. Whatever stands before the kernel's FUSE answers in its place.
+    fn probe(&mut self, device: Arc<OwnedFd>) -> Result<()> {
+        self.ring.attach(device);
+        let slot = self.slots.pop().ok_or(Errno::INVAL)?;
+        self.command(slot, ring_command::REGISTER, 0)?;
+        self.ring.enter(Some(None))?;
+        match self.ring.take() {
+            Some(Completion::Command(slot, said)) => {
+                self.slots.push(slot);
+                match said {
+                    Err(Errno::AGAIN) => Ok(()),
+                    said => said.and(Err(Errno::PROTO)),
+                }
+            }
+            _ => Err(Errno::PROTO),
+        }
+    }
+
+    /// Gives the kernel all slots. One that it does not take comes back at once.
+    fn register(&mut self, device: Arc<OwnedFd>) -> Result<()> {
+        self.ring.attach(device);
+        while let Some(slot) = self.slots.pop() {
+            self.command(slot, ring_command::REGISTER, 0)?;
+        }
+        self.ring.enter(None)?;
+        while let Some(completion) = self.ring.take() {
+            if let Completion::Command(slot, said) = completion {
+                said?;
+                self.slots.push(slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, slot: Slot, op: u32, commit_id: u64) -> Result<()> {
+        let argument = abi::RingCommand { commit_id, queue: self.at, ..Default::default() };
+        self.ring.command(slot, op, argument.as_bytes(), op == ring_command::REGISTER)
+    }
+
+    /// Serves until the kernel has given all slots back for good: the connection ended.
+    fn serve(&mut self, dispatcher: &Dispatcher, helpers: &Helpers) -> Result<()> {
+        let mut lost = 0;
+        let mut end = Ok(());
+        while let Some(slot) = self.slots.pop() {
+            self.take(slot, dispatcher, helpers)?;
+        }
+        while lost < DEPTH {
+            self.ring.enter(Some(self.usage.patience()))?;
+            let mut idle = true;
+            while let Some(completion) = self.ring.take() {
+                idle = false;
+                match completion {
+                    Completion::Command(slot, Ok(())) => self.take(slot, dispatcher, helpers)?,
+                    Completion::Command(slot, Err(errno)) => {
+                        tracing::debug!(queue = self.at, slot = slot.at(), %errno, "a slot's end");
+                        lost += 1;
+                        end = end.and(how_it_ended(errno));
+                    }
+                    Completion::Woken => {}
+                }
+            }
+            while let Some(slot) = self.mailbox.take() {
+                idle = false;
+                self.commit(slot)?;
+            }
+            if self.usage.is_over(idle) {
+                self.ring.release(KEPT);
+                self.usage = Usage::default();
+            }
+        }
+        end
+    }
+
+    /// A request came: answers it, or leaves it to a helper.
+    fn take(&mut self, mut slot: Slot, dispatcher: &Dispatcher, helpers: &Helpers) -> Result<()> {
+        let exchange = Exchange::of(&mut slot);
+        self.usage.note(exchange.payload_len());
+        if exchange.request().is_ok_and(|request| dispatcher.takes_long(&request)) {
+            helpers.take(slot, &self.mailbox);
+            return Ok(());
+        }
+        exchange.answer(&mut self.scratch, dispatcher);
+        self.commit(slot)
+    }
+
+    /// Sends the answer in `slot` with the next call, and the slot with it.
+    fn commit(&mut self, mut slot: Slot) -> Result<()> {
+        let exchange = Exchange::of(&mut slot);
+        self.usage.note(exchange.payload_len());
+        let id = exchange.commit_id();
+        self.command(slot, ring_command::COMMIT_AND_FETCH, id)
+    }
+}
+
+fn tell(answer: &mpsc::Sender<Result<()>>, said: Result<()>) {
+    if answer.send(said).is_err() {
+        tracing::debug!("nobody waits for a queue");
+    }
+}
+
+/// The end of the connection is no error here: who reads the device knows why it ended.
+fn how_it_ended(errno: Errno) -> Result<()> {
+    match errno {
+        Errno::NOTCONN | Errno::CONNABORTED | Errno::CANCELED | Errno::NODEV => Ok(()),
+        errno => Err(errno),
+    }
+}
+
+/// Runs the calling thread where the queue's requests come from, as far as that is allowed.
+fn pin(cpu: u16) {
+    let mut set = CpuSet::new();
+    if usize::from(cpu) >= CpuSet::MAX_CPU {
+        return;
+    }
+    set.set(cpu.into());
+    if let Err(errno) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::debug!(cpu, %errno, "a queue's thread is not pinned");
+    }
+}
+
+/// How much memory a queue's payloads took lately.
+#[derive(Clone, Copy, Default)]
+struct Usage {
+    large: bool,
+    small_in_a_row: u32,
+}
+
+impl Usage {
+    fn note(&mut self, len: usize) {
+        if len > KEPT {
+            *self = Usage { large: true, small_in_a_row: 0 };
+        } else {
+            self.small_in_a_row = self.small_in_a_row.saturating_add(1);
+        }
+    }
+
+    /// How long to wait for a request.
+    fn patience(&self) -> Option<Duration> {
+        self.large.then_some(IDLE)
+    }
+
+    fn is_over(&self, idle: bool) -> bool {
+        self.large && (idle || self.small_in_a_row >= SMALL_IN_A_ROW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_payloads_are_given_back_when_idle_or_out_of_use() {
+        let mut usage = Usage::default();
+        usage.note(KEPT);
+        assert_eq!((usage.patience(), usage.is_over(true)), (None, false));
+        usage.note(KEPT + 1);
+        assert_eq!(usage.patience(), Some(IDLE));
+        assert!(usage.is_over(true) && !usage.is_over(false));
+        (0..SMALL_IN_A_ROW - 1).for_each(|_| usage.note(8));
+        assert!(!usage.is_over(false));
+        usage.note(8);
+        assert!(usage.is_over(false));
+    }
+
+    #[test]
+    fn an_aborted_connection_is_no_failure_of_a_queue() {
+        assert_eq!(how_it_ended(Errno::NOTCONN), Ok(()));
+        assert_eq!(how_it_ended(Errno::CONNABORTED), Ok(()));
+        assert_eq!(how_it_ended(Errno::NOENT), Err(Errno::NOENT));
+    }
+}
