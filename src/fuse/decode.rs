@@ -70,11 +70,6 @@ impl<'a> Request<'a> {
         Caller { uid: self.header.uid, gid: self.header.gid, pid: self.header.pid }
     }
 
-    /// How much a READ asks for, in bytes.
-    pub fn read_size(&self) -> usize {
-        self.arg::<abi::ReadIn>().map_or(0, |read| read.size as usize)
-    }
-
     /// The typed operation. `EIO` for bytes that are none, `ENOSYS` for an unknown opcode, `EINVAL`
     /// or `ENAMETOOLONG` for a name that no directory can hold.
     pub fn decode(&self, setxattr_ext: bool) -> Result<Operation<'a>> {

@@ -6,6 +6,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use memmap2::MmapMut;
 use parking_lot::{Condvar, Mutex};
@@ -22,6 +23,9 @@ const PAGE: usize = 4096;
 
 /// What precedes the data of a WRITE.
 const WRITE_PREFIX: usize = size_of::<abi::InHeader>() + size_of::<abi::WriteIn>();
+
+/// For how long a lazy worker does not look.
+const GATHERING: Duration = Duration::from_millis(5);
 
 /// Who reads requests. Its lock is a leaf: held for a few instructions, never across an operation.
 #[derive(Debug)]
@@ -101,16 +105,23 @@ impl Buffer {
 
 /// Serves requests of `connection` until it ends. `Ok` when it was unmounted, `ECONNABORTED` when
 /// it was aborted (`/sys/fs/fuse/connections`) and what is mounted answers no more.
+///
+/// `lazy`: another transport brings the requests that somebody waits for. What comes here (FORGET)
+/// is left to gather for a moment, as waking this thread for each costs who causes them.
 pub fn serve(
     connection: impl AsFd,
     readers: &Readers,
     dispatcher: &Dispatcher,
     buffer: &mut Buffer,
+    lazy: bool,
 ) -> Result<()> {
     let mut served = Ok(true);
     if readers.join() {
         while served == Ok(true) {
             served = serve_one(connection.as_fd(), readers, dispatcher, buffer);
+            if lazy && served == Ok(true) {
+                std::thread::sleep(GATHERING);
+            }
         }
     }
     readers.end();

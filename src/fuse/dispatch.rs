@@ -17,7 +17,7 @@ const COUNTERS: usize = 64;
 /// The most one COPY_FILE_RANGE reports with its 32-bit answer, in bytes; a multiple of any block.
 const NARROW_COPY_MAX: u64 = 1 << 31;
 
-/// Bytes of a READ or WRITE that is worth another thread.
+/// Bytes of a WRITE that is worth another thread.
 const MUCH: usize = 64 << 10;
 
 /// Answers requests by calling the overlay. Shared by all workers of all transports; immutable but
@@ -52,6 +52,11 @@ impl Dispatcher {
     /// Whether SETXATTR comes in its longer layout; the transport needs it to split requests.
     pub fn setxattr_ext(&self) -> bool {
         self.agreed.get().is_some_and(Negotiated::setxattr_ext)
+    }
+
+    /// The largest READ or WRITE, in bytes.
+    pub fn max_io(&self) -> u32 {
+        self.agreed.get().map_or(0, |agreed| agreed.max_io)
     }
 
     /// Requests seen so far, by operation; those never seen are left out.
@@ -96,12 +101,13 @@ impl Dispatcher {
         (!silent).then_some(outcome)
     }
 
-    /// Whether carrying out `request` is likely to wait for the host's disk, or to move much.
+    /// Whether carrying out `request` may hold up others for long: it waits for the host's disk, or
+    /// brings so much that the host may make its writer wait. Reads do not count: what they cost
+    /// another thread on another CPU is more than most of them take.
     pub fn takes_long(&self, request: &Request<'_>) -> bool {
         match request.opcode {
             Some(Opcode::Fsync | Opcode::Fsyncdir | Opcode::Syncfs) => self.overlay.is_durable(),
             Some(Opcode::Fallocate | Opcode::CopyFileRange | Opcode::CopyFileRange64) => true,
-            Some(Opcode::Read) => request.read_size() >= MUCH,
             Some(Opcode::Write) => request.payload.len() >= MUCH,
             _ => false,
         }

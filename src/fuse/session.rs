@@ -174,7 +174,6 @@ fn start(
     overlay: Arc<Overlay>,
 ) -> std::result::Result<(Arc<Dispatcher>, Ends), MountError> {
     let mut wishes = *wishes;
-    let mut queues = queues;
     if let Some(Err(why)) = queues.as_ref().map(|queues| queues.probe(device)) {
         settings.without_uring(why)?;
         wishes.uring = false;
@@ -186,13 +185,14 @@ fn start(
     let dispatcher = Arc::new(Dispatcher::new(overlay, settings.validity));
     dispatcher.agree(agreed);
     let (ended, ends) = mpsc::channel();
-    let mut readers = settings.workers();
-    if let Some(queues) = queues.take().filter(|_| agreed.uring()) {
-        serve_queues(device, settings, &queues, &dispatcher, &ended)?;
-        // What still travels over the device is little.
-        readers = 1;
-    }
-    serve_device(device, settings, readers, agreed.max_io, &dispatcher, &ended)?;
+    let beside_queues = match queues.filter(|_| agreed.uring()) {
+        Some(queues) => {
+            serve_queues(device, settings, &queues, &dispatcher, &ended)?;
+            true
+        }
+        None => false,
+    };
+    serve_device(device, settings, beside_queues, &dispatcher, &ended)?;
     Ok((dispatcher, ends))
 }
 
@@ -215,23 +215,23 @@ fn serve_queues(
     Ok(())
 }
 
-/// Starts `threads` workers on the device.
+/// Starts workers on the device: one beside queues, as little travels over it then.
 fn serve_device(
     device: &Arc<OwnedFd>,
     settings: &Settings,
-    threads: usize,
-    max_io: u32,
+    beside_queues: bool,
     dispatcher: &Arc<Dispatcher>,
     ended: &mpsc::Sender<End>,
 ) -> std::result::Result<(), MountError> {
     let readers = Arc::new(Readers::new(settings.idle_readers));
+    let threads = if beside_queues { 1 } else { settings.workers() };
     for at in 0..threads {
         let device = worker_device(device, at, settings.clone_device);
-        let mut buffer = Buffer::new(max_io).map_err(MountError::Resources)?;
+        let mut buffer = Buffer::new(dispatcher.max_io()).map_err(MountError::Resources)?;
         let (readers, dispatcher) = (Arc::clone(&readers), Arc::clone(dispatcher));
         let ended = ended.clone();
         let serve = move || {
-            let served = dev::serve(&*device, &readers, &dispatcher, &mut buffer);
+            let served = dev::serve(&*device, &readers, &dispatcher, &mut buffer, beside_queues);
             tell_end(&ended, End::Connection(served));
         };
         std::thread::Builder::new()

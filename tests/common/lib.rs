@@ -17,6 +17,8 @@
 //! `OVERCOAT_BIN` names the binary to test (otherwise the one of this workspace is built, in the
 //! profile of the test). `OVERCOAT_TEST_DRIVER=overlayfs` runs the tests on kernel overlayfs
 //! instead, as far as they apply: what fails there is a doubtful test or a known limit of overlayfs.
+//! `OVERCOAT_TEST_OPTIONS=transport=uring` (or any other mount options) adds to the options of every
+//! mount that does not say otherwise.
 
 #![allow(clippy::unwrap_used, reason = "a test helper's failure is the test's failure")]
 

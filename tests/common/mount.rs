@@ -47,14 +47,15 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// `lower` and `upper` of the scratch directory at its `mnt`.
+    /// `lower` and `upper` of the scratch directory at its `mnt`, with the options that
+    /// `OVERCOAT_TEST_OPTIONS` names.
     pub fn of(scratch: &Scratch) -> Self {
         Self {
             driver: Driver::from_env(),
             lowers: vec![scratch.lower()],
             upper: Some(scratch.upper()),
             point: scratch.dir("mnt"),
-            options: Vec::new(),
+            options: std::env::var("OVERCOAT_TEST_OPTIONS").into_iter().collect(),
         }
     }
 

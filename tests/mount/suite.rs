@@ -19,6 +19,7 @@ mod space;
 mod stat;
 mod throw_away;
 mod times;
+mod transport;
 mod tree;
 mod unnamed;
 mod xattr;
