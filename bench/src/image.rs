@@ -46,7 +46,7 @@ impl Images {
             tool::shell("rm -rf \"$1\"; mkdir -p \"$1\"", &[&dir])?;
             self.make(image, &dir.canonicalize()?)?;
             File::create(complete)?;
-            tool::settle();
+            tool::settle(&self.dir)?;
         }
         Ok(dir.canonicalize()?)
     }
@@ -80,7 +80,7 @@ impl Images {
     fn base(&self, dir: &Path) -> Result {
         match &self.root {
             Some(root) => tool::shell("cp -a \"$2/.\" \"$1\"", &[dir, root])?,
-            None => tool::shell("debootstrap --variant=minbase stable \"$1\" >&2", &[dir])?,
+            None => tool::shell("debootstrap --variant=minbase bookworm \"$1\" >&2", &[dir])?,
         };
         let script = format!(
             "chroot \"$1\" apt-get update; \

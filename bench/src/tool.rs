@@ -60,13 +60,13 @@ pub fn kib(file: &str, key: &str) -> Result<u64> {
         .ok_or_else(|| format!("{file} has no {key}").into())
 }
 
-/// Writes everything back, so that what came before does not weigh on what comes.
-pub fn settle() {
-    rustix::fs::sync();
+/// Writes a file system back, so that what came before does not weigh on what comes. Not all of them, as
+/// sync(2) would: that waits for whatever else the machine is doing.
+pub fn settle(place: &Path) -> Result {
+    Ok(rustix::fs::syncfs(std::fs::File::open(place)?)?)
 }
 
 /// Forgets clean pages, entries and inodes: a cold start.
 pub fn drop_caches() -> Result {
-    settle();
     Ok(std::fs::write("/proc/sys/vm/drop_caches", "3")?)
 }

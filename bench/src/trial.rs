@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::Result;
 use crate::figure::{Figures, Unit};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::seat::{Seat, View};
+use crate::{Result, tool};
 
 pub struct Trial<'a> {
     options: &'a Options,
@@ -40,6 +40,11 @@ impl<'a> Trial<'a> {
     /// A view of the image with a fresh upper.
     pub fn mount(&self) -> Result<View<'a>> {
         View::mount(self.peer, self.seat(0)?)
+    }
+
+    /// Writes back what came before.
+    pub fn settle(&self) -> Result {
+        tool::settle(&self.options.dir)
     }
 
     pub fn record(&mut self, row: &str, unit: Unit, value: f64) {

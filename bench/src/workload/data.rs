@@ -26,7 +26,7 @@ pub fn run(trial: &mut Trial<'_>) -> Result {
     let seconds = trial.size(10, 3);
     let view = trial.mount()?;
     for (row, job) in JOBS {
-        tool::settle();
+        trial.settle()?;
         let rate = fio(&view.path("data"), job, mib, seconds)?;
         trial.record(&format!("data: {row}"), Unit::MegabytesPerSecond, rate);
     }

@@ -17,6 +17,7 @@ pub fn run(trial: &mut Trial<'_>) -> Result {
     for number in 0..count {
         views.push(View::mount(trial.peer, trial.seat(number)?)?);
     }
+    trial.settle()?;
     tool::drop_caches()?;
     let before = cached()?;
     let script = format!("python3 -B -c '{IMPORTS}'");

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 
+use crate::Result;
 use crate::figure::Unit;
 use crate::seat::View;
 use crate::trial::Trial;
-use crate::{Result, tool};
 
 pub fn run(trial: &mut Trial<'_>) -> Result {
     let count = trial.size(100_000, 10_000);
@@ -20,11 +20,11 @@ pub fn run(trial: &mut Trial<'_>) -> Result {
     }
     let full = format!("{count} files");
     let seat = trial.time(&format!("life: unmount, {full}"), Unit::Millis, || view.unmount())?;
-    tool::settle();
+    trial.settle()?;
     let again = format!("life: remount to answer, {full}");
     let view = trial.time(&again, Unit::Millis, || View::mount(peer, seat))?;
     let seat = view.unmount()?;
-    tool::settle();
+    trial.settle()?;
     trial.time(&format!("life: delete an upper of {full}"), Unit::Millis, || {
         Ok(std::fs::remove_dir_all(&seat.upper)?)
     })

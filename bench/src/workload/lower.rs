@@ -5,10 +5,10 @@ use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::Result;
 use crate::figure::Unit;
 use crate::seat::View;
 use crate::trial::Trial;
-use crate::{Result, tool};
 
 use super::data::fio;
 
@@ -58,12 +58,12 @@ fn execute(view: &View<'_>) -> Result<f64> {
 fn one_byte(trial: &mut Trial<'_>) -> Result {
     let view = trial.mount()?;
     let before = view.upper_kib()?;
-    tool::settle();
+    trial.settle()?;
     trial.time("lower: write 1 byte of 1 GiB", Unit::Millis, || {
         let file = File::options().write(true).open(view.path("big"))?;
         Ok(file.write_all_at(b"x", 512 << 20)?)
     })?;
-    tool::settle();
+    trial.settle()?;
     let taken = view.upper_kib()?.saturating_sub(before);
     if trial.peer.name() != crate::goal::PLAIN {
         trial.record("lower: blocks of 1 byte of 1 GiB", Unit::Kib, taken as f64);

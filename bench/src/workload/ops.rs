@@ -12,9 +12,9 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, XattrFlags};
 use rustix::io::Errno;
 
+use crate::Result;
 use crate::figure::Unit;
 use crate::trial::Trial;
-use crate::{Result, tool};
 
 /// A directory of one thread.
 struct Place {
@@ -121,7 +121,7 @@ pub fn run(trial: &mut Trial<'_>) -> Result {
             .collect::<Result<Vec<_>>>()?;
         for step in STEPS {
             if step.row == Some("create") || step.row == Some("fsync") {
-                tool::settle();
+                trial.settle()?;
             }
             let time = together(&places, count, step)?;
             let Some(row) = step.row else { continue };

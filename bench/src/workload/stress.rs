@@ -11,7 +11,6 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags};
 use crate::Result;
 use crate::figure::Unit;
 use crate::image::Noise;
-use crate::tool;
 use crate::trial::Trial;
 
 const PARAMETERS: &str = "-d /stress -n 500 -p 20 -s 1680153482 -X";
@@ -19,7 +18,7 @@ const PARAMETERS: &str = "-d /stress -n 500 -p 20 -s 1680153482 -X";
 pub fn run(trial: &mut Trial<'_>) -> Result {
     let rounds = trial.size(10, 3);
     let view = trial.mount()?;
-    tool::settle();
+    trial.settle()?;
     let call = if trial.lower.join("generator.own").exists() {
         format!("{OWN} /stress")
     } else {

@@ -1,13 +1,13 @@
 //! Real work on a Debian root, nothing of it over the network.
 
+use crate::Result;
 use crate::figure::Unit;
 use crate::image::PACKAGES;
 use crate::trial::Trial;
-use crate::{Result, tool};
 
 pub fn apt(trial: &mut Trial<'_>) -> Result {
     let view = trial.mount()?;
-    tool::settle();
+    trial.settle()?;
     let script = format!(
         "export DEBIAN_FRONTEND=noninteractive; \
          apt-get install -y --no-download --no-install-recommends {PACKAGES}"
@@ -51,7 +51,7 @@ for i in range(300):
 pub fn run(trial: &mut Trial<'_>) -> Result {
     let view = trial.mount()?;
     for (row, script) in STEPS {
-        tool::settle();
+        trial.settle()?;
         let script = script.replace("$SQLITE", SQLITE);
         trial.time(&format!("work: {row}"), Unit::Seconds, || view.shell(&script))?;
     }
@@ -61,7 +61,7 @@ pub fn run(trial: &mut Trial<'_>) -> Result {
 /// The compile alone, where each command has an upper of its own.
 pub fn compile(trial: &mut Trial<'_>) -> Result {
     let view = trial.mount()?;
-    tool::settle();
+    trial.settle()?;
     trial.time("work: gcc of 120 files", Unit::Seconds, || view.shell(COMPILE))?;
     view.unmount().map(drop)
 }
