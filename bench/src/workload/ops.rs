@@ -56,6 +56,8 @@ const BLOCK: [u8; 4096] = [7; 4096];
 /// In this order: each works on what those before it left.
 const STEPS: &[Step] = &[
     step("create", |place, name| Ok(place.create(name).map(drop)?)),
+    // Closing a file that was open for writing makes the next stat ask the daemon once.
+    step("first stat of a new file", stat),
     step("stat", stat),
     Step { row: None, every: 1, act: missing },
     step("negative stat", missing),
