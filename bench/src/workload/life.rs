@@ -1,0 +1,31 @@
+//! From mount to answer, unmount, and what it takes to be rid of a large upper.
+
+use std::fs::File;
+
+use crate::Result;
+use crate::figure::Unit;
+use crate::seat::View;
+use crate::trial::Trial;
+
+pub fn run(trial: &mut Trial<'_>) -> Result {
+    let count = trial.size(100_000, 10_000);
+    let (peer, seat) = (trial.peer, trial.seat(0)?);
+    let view = trial.time("life: mount to answer", Unit::Millis, || View::mount(peer, seat))?;
+    for number in 0..count {
+        let dir = view.path(&format!("d{}", number / 100));
+        if number % 100 == 0 {
+            std::fs::create_dir(&dir)?;
+        }
+        File::create_new(dir.join(format!("f{number}")))?;
+    }
+    let full = format!("{count} files");
+    let seat = trial.time(&format!("life: unmount, {full}"), Unit::Millis, || view.unmount())?;
+    trial.settle()?;
+    let again = format!("life: remount to answer, {full}");
+    let view = trial.time(&again, Unit::Millis, || View::mount(peer, seat))?;
+    let seat = view.unmount()?;
+    trial.settle()?;
+    trial.time(&format!("life: delete an upper of {full}"), Unit::Millis, || {
+        Ok(std::fs::remove_dir_all(&seat.upper)?)
+    })
+}
