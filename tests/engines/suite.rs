@@ -1,0 +1,8 @@
+//! Overcoat in the hands of others: podman with it as `mount_program`, and a whole Debian in a mount.
+//! See `tests/common/lib.rs` for what the tests need.
+
+mod containers;
+mod image;
+mod install;
+mod podman;
+mod rootfs;
