@@ -25,7 +25,7 @@ pub struct Served {
 
 /// Opens the overlay of `config` and mounts it at `mountpoint`.
 pub fn mount(config: &Config, settings: &Settings, mountpoint: &Path) -> Result<Served, Failure> {
-    let overlay = Overlay::new(&config).map_err(Failure::run_time)?;
+    let overlay = Overlay::new(config).map_err(Failure::run_time)?;
     match Session::mount(mountpoint, settings, Arc::clone(&overlay)) {
         Ok(mounted) => Ok(Served { overlay, mounted }),
         Err(error) => {

@@ -208,9 +208,10 @@ impl Stack {
     }
 }
 
-/// The filestore is no part of the host's upperdir.
+/// A filestore at a layer's root is no part of the layer: neither of the host's upperdir nor of a lower
+/// that has been an upperdir (engines mount a layer of an image on its own directory to look at it).
 pub(super) fn is_filestore(parent: &LowerPath, name: &[u8]) -> bool {
-    parent.layer == LayerId::HOST_UPPER && parent.path.is_empty() && name == FILESTORE_NAME
+    parent.path.is_empty() && name == FILESTORE_NAME
 }
 
 fn is_dir(st: &Statx) -> bool {

@@ -40,8 +40,8 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Opens `host_upper` as the topmost layer (its filestore is left out) and `lowers` below,
-    /// topmost first. Relative paths and symbolic links among them are resolved now.
+    /// Opens `host_upper` as the topmost layer and `lowers` below, topmost first; a filestore at the
+    /// root of any of them is left out. Relative paths and symbolic links among them are resolved now.
     ///
     /// # Errors
     /// One for the first directory that is missing, no directory, or unreadable.

@@ -23,18 +23,15 @@ fn parse(bytes: &[u8]) -> Option<Vec<Entry>> {
     if u32::from_le_bytes(*version) != VERSION || entries.len() % 8 != 0 {
         return None;
     }
-    Some(
-        entries
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|&[a, b, c, d, e, f, g, h]| Entry {
-                tag: u16::from_le_bytes([a, b]),
-                perm: u16::from_le_bytes([c, d]),
-                id: u32::from_le_bytes([e, f, g, h]),
-            })
-            .collect(),
-    )
+    let entry = |bytes: &[u8]| {
+        let &[a, b, c, d, e, f, g, h] = bytes else { return None };
+        Some(Entry {
+            tag: u16::from_le_bytes([a, b]),
+            perm: u16::from_le_bytes([c, d]),
+            id: u32::from_le_bytes([e, f, g, h]),
+        })
+    };
+    entries.chunks_exact(8).map(entry).collect()
 }
 
 fn build(entries: &[Entry]) -> Vec<u8> {

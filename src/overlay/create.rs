@@ -174,6 +174,9 @@ impl Overlay {
     }
 }
 
+/// Name and value.
+type Xattr = (&'static [u8], Vec<u8>);
+
 /// The attributes of a new inode, and the ACLs it inherits. Owner and group as `inode_init_owner`
 /// in the kernel's fs/inode.c; ACLs as `posix_acl_create` in fs/posix_acl.c.
 fn new_image(
@@ -182,10 +185,10 @@ fn new_image(
     default_acl: Option<&[u8]>,
     named: bool,
     now: crate::attr::Time,
-) -> (InodeImage, Vec<(&'static [u8], Vec<u8>)>) {
+) -> (InodeImage, Vec<Xattr>) {
     let kind = FileType::from_mode(new.mode);
     let mut mode = new.mode;
-    let mut inherited: Vec<(&'static [u8], Vec<u8>)> = Vec::new();
+    let mut inherited: Vec<Xattr> = Vec::new();
     match default_acl {
         Some(default) if kind != Some(FileType::Symlink) => {
             let (access, masked) = acl::inherit(default, mode);

@@ -11,8 +11,8 @@
 //! | [`store`] | looking at a filestore from outside |
 //! | [`tool`] | running programs |
 //!
-//! The tests need root and `/dev/fuse`. Without these they are skipped with a line that says so, unless
-//! `OVERCOAT_TEST_REQUIRED` is set: then they fail.
+//! The tests need root and `/dev/fuse`, some of them programs besides. Without these they are skipped with a
+//! line that says so, unless `OVERCOAT_TEST_REQUIRED` is set: then they fail.
 //!
 //! `OVERCOAT_BIN` names the binary to test (otherwise the one of this workspace is built, in the
 //! profile of the test). `OVERCOAT_TEST_DRIVER=overlayfs` runs the tests on kernel overlayfs
@@ -41,16 +41,34 @@ pub use scratch::Scratch;
 /// # Panics
 /// When it cannot and `OVERCOAT_TEST_REQUIRED` is set.
 pub fn can_mount() -> bool {
-    let reason = if !rustix::process::geteuid().is_root() {
-        "not root"
-    } else if !std::path::Path::new("/dev/fuse").exists() {
-        "no /dev/fuse"
-    } else {
-        return true;
-    };
-    assert!(std::env::var_os("OVERCOAT_TEST_REQUIRED").is_none(), "cannot mount here: {reason}");
+    if !rustix::process::geteuid().is_root() {
+        skip("not root");
+        return false;
+    }
+    if !std::path::Path::new("/dev/fuse").exists() {
+        skip("no /dev/fuse");
+        return false;
+    }
+    true
+}
+
+/// Whether all of `programs` are installed.
+///
+/// # Panics
+/// When one is not and `OVERCOAT_TEST_REQUIRED` is set.
+pub fn have(programs: &[&str]) -> bool {
+    let missing: Vec<&str> =
+        programs.iter().copied().filter(|program| tool::find(program).is_none()).collect();
+    if !missing.is_empty() {
+        skip(&format!("not installed: {}", missing.join(" ")));
+    }
+    missing.is_empty()
+}
+
+fn skip(reason: &str) {
+    let required = std::env::var_os("OVERCOAT_TEST_REQUIRED").is_some();
+    assert!(!required, "cannot be tested here: {reason}");
     eprintln!("skipped: {reason}");
-    false
 }
 
 /// Declares tests that need a real mount: `mount_tests! { fn name(scratch) { ... } }`.

@@ -42,6 +42,12 @@ fn build_overcoat() -> PathBuf {
     profile_dir().join("overcoat")
 }
 
+/// Where a program is installed.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
 /// Runs `program` to its end.
 ///
 /// # Panics

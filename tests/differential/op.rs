@@ -208,7 +208,7 @@ fn slot_op(rng: &mut Rng, path: Path) -> Op {
         13 => Op::FdTruncate(slot, offset),
         14 => Op::FdChmod(slot, *rng.pick(&MODES)),
         15 => Op::FdSync(slot),
-        16 => Op::FdSetXattr(slot, *rng.pick(&XATTRS), 10),
+        16 => Op::FdSetXattr(slot, rng.pick::<&str>(&XATTRS), 10),
         17 => Op::FdReaddir(slot),
         18 => Op::FdUtimens(slot, *rng.pick(&TIMES), *rng.pick(&TIMES)),
         _ => Op::FdStat(slot),

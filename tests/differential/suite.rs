@@ -4,6 +4,8 @@
 //! `OVERCOAT_TEST_OPS` the length of each list (120). A difference is printed with a shortened list, which then
 //! belongs into `regressions.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test helper's failure is the test's failure")]
+
 mod compare;
 mod lowers;
 mod op;

@@ -138,7 +138,7 @@ impl View {
                 .open_file(path, OFlags::WRONLY | OFlags::APPEND)
                 .and_then(|file| write(&file, 0, len, seed)),
             Op::Read(path) => self.open_file(path, OFlags::RDONLY).and_then(|file| {
-                let size = fs::fstat(&file)?.st_size.cast_unsigned();
+                let size = fs::fstat(&file)?.st_size as u64;
                 // All of a small file, the end of a large one.
                 read(&file, size.saturating_sub(200_000), 200_000)
             }),
@@ -155,7 +155,7 @@ impl View {
             }
             Op::SeekData(path) => self.open_file(path, OFlags::RDONLY).and_then(|file| {
                 // Where the last data are is the same everywhere; where holes begin is not.
-                let size = fs::fstat(&file)?.st_size.cast_unsigned();
+                let size = fs::fstat(&file)?.st_size as u64;
                 fs::seek(&file, fs::SeekFrom::Hole(size.saturating_sub(1))).map(Value::Count)
             }),
             _ => return None,

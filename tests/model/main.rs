@@ -1,6 +1,8 @@
 //! A reference model of the file system, and random operations on both. `OVERCOAT_MODEL_CASES` sets
 //! how many sequences are tried (proptest's own variables work too).
 
+#![allow(clippy::unwrap_used, reason = "a test helper's failure is the test's failure")]
+
 mod harness;
 mod lowers;
 mod op;

@@ -162,7 +162,7 @@ mount_tests! {
             assert_eq!(check.code, Some(1), "{check:?}");
         }
         for slot in [0, 4096] {
-            fsx::write(&path, &damaged(&[slot], 0, 512));
+            fsx::write(&path, damaged(&[slot], 0, 512));
             let check = tool::overcoat_run(&["check".as_ref(), path.as_os_str()], LIMIT);
             assert_eq!(check.code, Some(1), "a damaged copy is told: {check:?}");
             let mount = Spec::of(scratch).mount();

@@ -1,5 +1,7 @@
 //! Tests on real mounts, a file per family. See `tests/common/lib.rs` for what they need.
 
+#![allow(clippy::unwrap_used, reason = "a test helper's failure is the test's failure")]
+
 mod accounting;
 mod bad_input;
 mod big_directory;

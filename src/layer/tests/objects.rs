@@ -98,6 +98,16 @@ fn the_host_upper_is_the_topmost_layer_without_its_filestore() {
 }
 
 #[test]
+fn a_lower_that_has_been_an_upper_shows_no_filestore() {
+    let l = Layers::new(2);
+    l.file(0, "x").file(1, ".overcoat.filestore").file(1, "d/.overcoat.filestore");
+    let s = l.stack();
+    assert_eq!(s.names(""), "d x");
+    assert_eq!(s.find(".overcoat.filestore"), None);
+    assert_eq!(s.names("d"), ".overcoat.filestore");
+}
+
+#[test]
 fn places_that_the_stack_does_not_have() {
     let l = Layers::new(2);
     l.file(0, "d/f");

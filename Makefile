@@ -1,0 +1,27 @@
+# make && sudo make install [PREFIX=/usr/local] [SBINDIR=/sbin] [DESTDIR=]
+
+PREFIX ?= /usr/local
+# Where mount(8) looks for helpers, whatever the prefix is.
+SBINDIR ?= /sbin
+BINDIR ?= $(PREFIX)/bin
+MANDIR ?= $(PREFIX)/share/man
+CARGO ?= cargo
+INSTALL ?= install
+BINARY ?= target/release/overcoat
+
+.PHONY: all install uninstall
+
+all:
+	$(CARGO) build --release --locked
+
+install:
+	@test -x "$(BINARY)" || { echo "no $(BINARY): run 'make' first" >&2; exit 1; }
+	$(INSTALL) -D -m 755 "$(BINARY)" "$(DESTDIR)$(BINDIR)/overcoat"
+	$(INSTALL) -d "$(DESTDIR)$(SBINDIR)"
+	ln -sf "$(BINDIR)/overcoat" "$(DESTDIR)$(SBINDIR)/mount.fuse.overcoat"
+	if test -f doc/overcoat.1; then \
+		$(INSTALL) -D -m 644 doc/overcoat.1 "$(DESTDIR)$(MANDIR)/man1/overcoat.1"; fi
+
+uninstall:
+	rm -f "$(DESTDIR)$(BINDIR)/overcoat" "$(DESTDIR)$(SBINDIR)/mount.fuse.overcoat" \
+		"$(DESTDIR)$(MANDIR)/man1/overcoat.1"
