@@ -167,6 +167,9 @@ pub fn unkept(medium: &Medium, options: Options) -> Result<(Arc<Filestore>, Log)
     let file = filestore::unnamed(medium)?;
     let options = Options { durable: false, ..options };
     let store = Arc::new(Filestore::new(Box::new(file), options));
+    // No file has block 0, whatever the medium.
+    let superblock = Extent { start: 0, len: superblock::BLOCKS };
+    store.mark_used(superblock).map_err(|err| OpenError::Host("started", err))?;
     store.go_live();
     store.start_reclaimer().map_err(|err| OpenError::Host("started", err))?;
     Ok((Arc::clone(&store), Log::forgetful(store)))

@@ -150,6 +150,8 @@ mount_tests! {
             let spec = Spec::of(scratch).option(&format!("medium={medium}"));
             let mount = spec.mount();
             fsx::write(mount.path("f"), bytes(1, 1 << 20));
+            sync(&mount);
+            std::fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
             assert!(fsx::read(mount.path("f")) == bytes(1, 1 << 20));
             assert!(fsx::names(scratch.upper()).is_empty(), "{medium}");
             assert!(fsx::names(&elsewhere).is_empty(), "{medium}: the file has no name");
