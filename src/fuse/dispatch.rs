@@ -150,6 +150,10 @@ impl Dispatcher {
             }
             // The request's node is the new directory.
             Operation::Link { ino: old, name } => self.entry(out, &overlay.link(old, ino, name)?),
+            // ENOSYS makes the kernel open files by itself from then on, with the flags below.
+            Operation::Open { .. } if self.agreed.get().is_some_and(Negotiated::no_open) => {
+                Err(Errno::NOSYS)
+            }
             Operation::Open { flags, kill_suidgid } => {
                 overlay.open(ino, flags, kill_suidgid, caller)?;
                 out.put(&self.opened_file())

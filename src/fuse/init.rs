@@ -20,6 +20,8 @@ pub struct Wishes {
     pub max_pages_limit: u32,
     /// Requests in the background (readahead, writeback) at a time.
     pub max_background: u16,
+    /// Regular files are opened and closed without asking.
+    pub no_open: bool,
     /// Directories are opened without asking.
     pub no_opendir: bool,
     /// Mounts of this file system may be id-mapped. The kernel wants `default_permissions` then.
@@ -68,6 +70,9 @@ impl Negotiated {
     pub fn uring(&self) -> bool {
         self.has(init::OVER_IO_URING)
     }
+    pub fn no_open(&self) -> bool {
+        self.has(init::NO_OPEN_SUPPORT)
+    }
     pub fn no_opendir(&self) -> bool {
         self.has(init::NO_OPENDIR_SUPPORT)
     }
@@ -90,7 +95,6 @@ pub enum Answer {
 /// kernel's own are right for a local file system), splicing, security contexts, DAX,
 /// automatic invalidation (nobody else changes this tree), RESEND.
 const ALWAYS: u64 = init::ASYNC_READ
-    | init::ATOMIC_O_TRUNC
     | init::BIG_WRITES
     | init::DONT_MASK
     | init::DO_READDIRPLUS
@@ -156,6 +160,9 @@ fn offered(asked: &abi::InitIn, rest: &[u8]) -> u64 {
 fn wanted(wishes: &Wishes) -> u64 {
     let optional = [
         (wishes.writeback_cache, init::WRITEBACK_CACHE),
+        (wishes.no_open, init::NO_OPEN_SUPPORT),
+        // Where nobody is asked to open, O_TRUNC has to be asked for.
+        (!wishes.no_open, init::ATOMIC_O_TRUNC),
         (wishes.no_opendir, init::NO_OPENDIR_SUPPORT),
         (wishes.idmap, init::ALLOW_IDMAP),
         (wishes.uring, init::OVER_IO_URING),
@@ -173,6 +180,7 @@ mod tests {
         max_write: 1 << 20,
         max_pages_limit: 256,
         max_background: 64,
+        no_open: false,
         no_opendir: false,
         idmap: true,
         uring: false,

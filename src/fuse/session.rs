@@ -44,6 +44,8 @@ pub struct Settings {
     /// only when the file is synced or closed. `None`: where there is room enough at the start
     /// ([`Overlay::has_ample_room`]).
     pub writeback_cache: Option<bool>,
+    /// Regular files are opened and closed without asking: nothing here depends on who has what open.
+    pub no_open: bool,
     /// Directories are opened and closed without asking.
     pub no_opendir: bool,
     /// The mount may be id-mapped (`mount --map-users`).
@@ -64,7 +66,8 @@ impl Default for Settings {
             idle_readers: 2,
             clone_device: true,
             writeback_cache: None,
-            no_opendir: false,
+            no_open: true,
+            no_opendir: true,
             idmap: true,
             max_write: 1 << 20,
             max_background: 64,
@@ -81,6 +84,7 @@ impl Settings {
             max_write: self.max_write,
             max_pages_limit: init::max_pages_limit(),
             max_background: self.max_background,
+            no_open: self.no_open,
             no_opendir: self.no_opendir,
             idmap: self.idmap,
             uring: false,

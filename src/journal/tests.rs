@@ -183,7 +183,9 @@ fn a_checkpoint_replaces_the_history() {
     for n in 0..20 {
         put(&mut log1, &mut tree, n, n + 7).unwrap();
     }
-    assert_eq!(store.usage().unwrap().pending_old, store.usage().unwrap().pending);
+    // Only the former spare may go at once: nothing durable refers to it.
+    let usage = store.usage().unwrap();
+    assert!(usage.pending - usage.pending_old <= 4, "{usage:?}");
     // The next one finds the room that the long history had taken.
     log1.squeeze().unwrap();
     log1.checkpoint(|w| write_tree(&tree, w)).unwrap();

@@ -36,7 +36,7 @@ impl Overlay {
             Some(FileType::Char | FileType::Block) => rdev,
             Some(_) => 0,
         };
-        self.make_child(parent, Some(name), NewInode { mode, rdev, umask, target: b"", caller })
+        self.make(parent, Some(name), NewInode { mode, rdev, umask, target: b"", caller })
     }
 
     pub fn mkdir(
@@ -48,7 +48,7 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<Entry> {
         let mode = mode & 0o7777 | FileType::Directory.mode_bits();
-        self.make_child(parent, Some(name), NewInode { mode, rdev: 0, umask, target: b"", caller })
+        self.make(parent, Some(name), NewInode { mode, rdev: 0, umask, target: b"", caller })
     }
 
     pub fn symlink(
@@ -66,7 +66,7 @@ impl Overlay {
             return Err(Errno::NAMETOOLONG);
         }
         let mode = 0o777 | FileType::Symlink.mode_bits();
-        self.make_child(parent, Some(name), NewInode { mode, rdev: 0, umask: 0, target, caller })
+        self.make(parent, Some(name), NewInode { mode, rdev: 0, umask: 0, target, caller })
     }
 
     /// Makes a regular file; the kernel holds it open with the given open flags.
@@ -80,7 +80,7 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<Entry> {
         let mode = mode & 0o7777 | FileType::Regular.mode_bits();
-        self.make_child(parent, Some(name), NewInode { mode, rdev: 0, umask, target: b"", caller })
+        self.make(parent, Some(name), NewInode { mode, rdev: 0, umask, target: b"", caller })
     }
 
     /// A regular file without a name (O_TMPFILE), which `link` may give one.
@@ -92,14 +92,18 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<Entry> {
         let mode = mode & 0o7777 | FileType::Regular.mode_bits();
-        self.make_child(parent, None, NewInode { mode, rdev: 0, umask, target: b"", caller })
+        self.make(parent, None, NewInode { mode, rdev: 0, umask, target: b"", caller })
+    }
+
+    fn make(&self, parent: InodeNo, name: Option<&OsStr>, new: NewInode<'_>) -> Result<Entry> {
+        self.with_room(|| self.make_child(parent, name, &new))
     }
 
     fn make_child(
         &self,
         parent: InodeNo,
         name: Option<&OsStr>,
-        new: NewInode<'_>,
+        new: &NewInode<'_>,
     ) -> Result<Entry> {
         let name = name.map(OsStr::as_bytes);
         let exists_below = match name {
@@ -127,7 +131,7 @@ impl Overlay {
         };
         let ino = tx.new_number()?;
         let (image, inherited) =
-            new_image(&new, &dir, default_acl.as_deref(), name.is_some(), tx.now);
+            new_image(new, &dir, default_acl.as_deref(), name.is_some(), tx.now);
         tx.put(Record::Inode { ino, image });
         if !new.target.is_empty() {
             tx.put(Record::Target { ino, target: new.target });

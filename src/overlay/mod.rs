@@ -51,10 +51,15 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use state::State;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use upkeep::Upkeep;
 
 /// Bytes of a block: the unit of extents and of copy-up.
 pub(crate) const BLOCK: u64 = 4096;
+
+/// How often, and after how long each time, an operation that found no room tries again.
+const FORGET_TRIES: u32 = 4;
+const FORGET_WAIT: Duration = Duration::from_millis(6);
 
 /// A mounted view. Made by [`Overlay::new`].
 pub struct Overlay {
@@ -90,6 +95,21 @@ impl Overlay {
 
     fn writable(&self) -> Result<()> {
         if self.read_only { Err(Errno::ROFS) } else { Ok(()) }
+    }
+
+    /// Does `op`, which changes nothing when it fails; again for a moment where there is no room and
+    /// what was unlinked still takes some: the kernel's FORGET comes a little after the unlink. Takes
+    /// no lock while it waits.
+    fn with_room<T>(&self, op: impl Fn() -> Result<T>) -> Result<T> {
+        for _ in 0..FORGET_TRIES {
+            match op() {
+                Err(Errno::NOSPC) if self.state.read().tree.has_unlinked() => {
+                    std::thread::sleep(FORGET_WAIT);
+                }
+                done => return done,
+            }
+        }
+        op()
     }
 
     fn inode_limit(&self) -> u64 {

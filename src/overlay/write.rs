@@ -81,8 +81,12 @@ impl Overlay {
             return Ok(0);
         }
         self.writable()?;
-        let end = offset.saturating_add(data.len() as u64);
-        check_size(end)?;
+        check_size(offset.saturating_add(data.len() as u64))?;
+        self.with_room(|| self.write_once(ino, offset, data, by))
+    }
+
+    fn write_once(&self, ino: InodeNo, offset: u64, data: &[u8], by: Writer<'_>) -> Result<usize> {
+        let end = offset + data.len() as u64;
         let _io = self.io_lock(ino);
         let mut fresh = Fresh::new(&self.store);
         self.store_range(ino, offset, data, &mut fresh)?;

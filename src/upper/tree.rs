@@ -31,6 +31,8 @@ pub struct Tree {
     inodes: FxHashMap<InodeNo, Box<Inode>>,
     next: u64,
     data_blocks: u64,
+    /// Inodes without a link.
+    unlinked: usize,
     /// About how many bytes a checkpoint of this tree takes.
     live_bytes: u64,
     /// Paths of lower origins, shared among the records of one directory.
@@ -43,6 +45,7 @@ impl Default for Tree {
             inodes: FxHashMap::default(),
             next: InodeNo::ROOT.0 + 1,
             data_blocks: 0,
+            unlinked: 0,
             live_bytes: 0,
             last_path: Arc::from([]),
         }
@@ -166,13 +169,17 @@ impl Tree {
             return Err(Broken("an unknown file type", ino));
         }
         check_size(ino, image.size)?;
+        let unlinked = usize::from(image.nlink == 0);
         if let Some(inode) = self.inodes.get_mut(&ino) {
             if inode.image.mode & 0o170000 != image.mode & 0o170000 {
                 return Err(Broken("an inode changes its type", ino));
             }
+            self.unlinked -= usize::from(inode.image.nlink == 0);
+            self.unlinked += unlinked;
             inode.image = image;
             return Ok(());
         }
+        self.unlinked += unlinked;
         self.inodes.insert(ino, Box::new(Inode::new(image)));
         self.live_bytes += INODE_BYTES;
         if ino.0 < UPPER_NUMBERS {
@@ -183,6 +190,7 @@ impl Tree {
 
     fn drop_inode(&mut self, ino: InodeNo, freed: &mut Vec<Extent>) {
         let Some(mut inode) = self.inodes.remove(&ino) else { return };
+        self.unlinked -= usize::from(inode.image.nlink == 0);
         let mut bytes = INODE_BYTES;
         bytes += inode.xattrs().map(|(n, v)| (16 + n.len() + v.len()) as u64).sum::<u64>();
         bytes += inode.origin().map_or(0, |o| 21 + o.at.path.len() as u64);
@@ -375,6 +383,11 @@ impl Tree {
             }
         }
         if out.is_empty() { Ok(()) } else { sink(&out) }
+    }
+
+    /// Whether there are inodes without a link, which somebody has open or is about to forget.
+    pub fn has_unlinked(&self) -> bool {
+        self.unlinked > 0
     }
 
     /// Inodes that no entry refers to and nobody has open: what a remount leaves behind.

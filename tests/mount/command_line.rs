@@ -214,7 +214,7 @@ mount_tests! {
         // mount(8) looks for helpers in /sbin: a private view of it holds a link to the binary.
         let script = "mkdir -p $1/sbin && mount --bind /sbin $1/sbin && \
              mount -t tmpfs none /sbin && cp -P $1/sbin/mount.fuse* /sbin/ 2>/dev/null; \
-             ln -s $2 /sbin/mount.fuse.overcoat && \
+             ln -sf $2 /sbin/mount.fuse.overcoat && \
              mount -t fuse.overcoat source $1/mnt -o $3 && touch $1/mnt/f && findmnt -no SOURCE $1/mnt && \
              umount $1/mnt";
         let mut command = Command::new("unshare");
