@@ -32,8 +32,10 @@ pub struct LowerPath {
     pub path: Arc<[u8]>,
 }
 
-/// Seconds and nanoseconds since 1970; seconds may be negative, nanoseconds are 0..10^9.
+/// Seconds and nanoseconds since 1970; seconds may be negative, nanoseconds are 0..10^9. Packed, as
+/// each inode in memory has four.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C, packed(4))]
 pub struct Time {
     pub sec: i64,
     pub nsec: u32,

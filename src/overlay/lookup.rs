@@ -53,6 +53,10 @@ impl Overlay {
             return;
         }
         st.nodes.remove(&ino);
+        if st.nodes.capacity() > 1024 && st.nodes.len() < st.nodes.capacity() / 8 {
+            let keep = st.nodes.len() * 2;
+            st.nodes.shrink_to(keep);
+        }
         let gone = st.tree.get(ino).is_some_and(|inode| inode.image().nlink == 0);
         drop(st);
         self.lower_files.forget(ino);

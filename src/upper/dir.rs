@@ -20,11 +20,11 @@ pub enum Dentry {
     Whiteout,
 }
 
-/// 32 bytes and the name's own.
-#[derive(Debug)]
+/// 24 bytes; the name's own lie in [`Dir::names`].
+#[derive(Clone, Copy, Debug)]
 struct Slot {
-    /// `None`: vacant, until the next compaction.
-    name: Option<Box<[u8]>>,
+    /// Where the name lies << 8 | its length; length 0: vacant, until the next compaction.
+    name: u64,
     /// 0 is a whiteout.
     ino: u64,
     /// Cookie << 1 | covers.
@@ -38,6 +38,14 @@ impl Slot {
             ino => Dentry::Inode { ino: InodeNo(ino), covers: self.cookie & 1 == 1 },
         }
     }
+
+    fn is_vacant(&self) -> bool {
+        self.name & 0xff == 0
+    }
+
+    fn name<'a>(&self, names: &'a [u8]) -> &'a [u8] {
+        &names[(self.name >> 8) as usize..][..(self.name & 0xff) as usize]
+    }
 }
 
 /// The upper part of a directory, and the lower directories merged beneath it.
@@ -45,6 +53,8 @@ impl Slot {
 pub struct Dir {
     table: HashTable<u32>,
     slots: Vec<Slot>,
+    /// The names, one after the other.
+    names: Vec<u8>,
     next_cookie: u64,
     whiteouts: u32,
     live: u32,
@@ -64,27 +74,26 @@ fn hash(name: &[u8]) -> u64 {
 
 impl Dir {
     pub fn get(&self, name: &[u8]) -> Option<Dentry> {
-        let slots = &self.slots;
-        let found =
-            self.table.find(hash(name), |i| slots[*i as usize].name.as_deref() == Some(name))?;
-        Some(slots[*found as usize].dentry())
+        self.find(name).map(|index| self.slots[index].dentry())
+    }
+
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        let is_it = |i: &u32| self.slots[*i as usize].name(&self.names) == name;
+        self.table.find(hash(name), is_it).map(|i| *i as usize)
     }
 
     /// Sets the entry, and returns what it replaces. A replaced entry keeps its place in the order
-    /// unless it was a whiteout.
+    /// unless it was a whiteout. The name has 1 to 255 bytes.
     pub fn set(&mut self, name: &[u8], dentry: Dentry) -> Option<Dentry> {
-        let old = self.get(name);
-        if matches!(
+        let index = self.find(name);
+        let old = index.map(|index| self.slots[index].dentry());
+        let stays = matches!(
             (old, dentry),
             (Some(Dentry::Inode { .. }), Dentry::Inode { .. })
                 | (Some(Dentry::Whiteout), Dentry::Whiteout)
-        ) {
-            let slots = &mut self.slots;
-            let found =
-                self.table.find(hash(name), |i| slots[*i as usize].name.as_deref() == Some(name));
-            if let Some(i) = found.copied() {
-                fill(&mut slots[i as usize], dentry);
-            }
+        );
+        if let Some(index) = index.filter(|_| stays) {
+            fill(&mut self.slots[index], dentry);
             return old;
         }
         if old.is_some() {
@@ -95,15 +104,16 @@ impl Dir {
     }
 
     fn push(&mut self, name: &[u8], dentry: Dentry) {
+        debug_assert!((1..=255).contains(&name.len()));
         let index = self.slots.len() as u32;
-        let mut slot = Slot { name: Some(name.into()), ino: 0, cookie: self.next_cookie << 1 };
+        let place = (self.names.len() as u64) << 8 | name.len() as u64;
+        let mut slot = Slot { name: place, ino: 0, cookie: self.next_cookie << 1 };
         self.next_cookie += 1;
         fill(&mut slot, dentry);
+        self.names.extend_from_slice(name);
         self.slots.push(slot);
-        let slots = &self.slots;
-        self.table.insert_unique(hash(name), index, |i| {
-            slots[*i as usize].name.as_deref().map_or(0, hash)
-        });
+        let (slots, names) = (&self.slots, &self.names);
+        self.table.insert_unique(hash(name), index, |i| hash(slots[*i as usize].name(names)));
         match dentry {
             Dentry::Whiteout => self.whiteouts += 1,
             Dentry::Inode { .. } => self.live += 1,
@@ -112,15 +122,12 @@ impl Dir {
 
     /// Removes the entry, and returns it.
     pub fn remove(&mut self, name: &[u8]) -> Option<Dentry> {
-        let slots = &self.slots;
-        let entry = self
-            .table
-            .find_entry(hash(name), |i| slots[*i as usize].name.as_deref() == Some(name))
-            .ok()?;
-        let (index, _) = entry.remove();
+        let (slots, names) = (&self.slots, &self.names);
+        let is_it = |i: &u32| slots[*i as usize].name(names) == name;
+        let (index, _) = self.table.find_entry(hash(name), is_it).ok()?.remove();
         let slot = &mut self.slots[index as usize];
         let old = slot.dentry();
-        slot.name = None;
+        slot.name = 0;
         match old {
             Dentry::Whiteout => self.whiteouts -= 1,
             Dentry::Inode { .. } => self.live -= 1,
@@ -131,12 +138,18 @@ impl Dir {
         Some(old)
     }
 
-    /// Drops vacant slots; order and cookies stay.
+    /// Drops vacant slots and their names; order and cookies stay.
     fn compact(&mut self) {
-        self.slots.retain(|slot| slot.name.is_some());
+        let old_names = std::mem::take(&mut self.names);
+        self.slots.retain(|slot| !slot.is_vacant());
+        for slot in &mut self.slots {
+            let name = slot.name(&old_names);
+            slot.name = (self.names.len() as u64) << 8 | name.len() as u64;
+            self.names.extend_from_slice(name);
+        }
         self.slots.shrink_to(self.slots.len() + self.slots.len() / 4);
-        let slots = &self.slots;
-        let name_hash = |i: &u32| slots[*i as usize].name.as_deref().map_or(0, hash);
+        let (slots, names) = (&self.slots, &self.names);
+        let name_hash = |i: &u32| hash(slots[*i as usize].name(names));
         self.table.clear();
         self.table.shrink_to(slots.len(), name_hash);
         for i in 0..slots.len() as u32 {
@@ -147,9 +160,8 @@ impl Dir {
     /// Entries from cookie `from` on, in order, each with its cookie.
     pub fn entries_from(&self, from: u64) -> impl Iterator<Item = (u64, &[u8], Dentry)> {
         let start = self.slots.partition_point(|slot| slot.cookie >> 1 < from);
-        self.slots[start..]
-            .iter()
-            .filter_map(|slot| Some((slot.cookie >> 1, slot.name.as_deref()?, slot.dentry())))
+        let live = self.slots[start..].iter().filter(|slot| !slot.is_vacant());
+        live.map(|slot| (slot.cookie >> 1, slot.name(&self.names), slot.dentry()))
     }
 
     /// Names of this directory that are present in the upper.

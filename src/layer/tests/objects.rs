@@ -26,7 +26,7 @@ fn attributes_are_the_hosts() {
             (f.attr.atime, f.attr.mtime),
             (Time { sec: -5, nsec: 7 }, Time { sec: -5, nsec: 7 })
         );
-        assert_eq!(f.attr.ctime.sec, host.ctime());
+        assert_eq!({ f.attr.ctime.sec }, host.ctime());
         assert!(f.attr.btime.sec > 0);
         assert_eq!(f.attr.ino, InodeNo(1 << 48 | host.ino()));
     });
