@@ -269,6 +269,8 @@ fn from_clap(error: &clap::Error) -> Result<Call, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     fn call(words: &[&str]) -> Result<Call, Failure> {
@@ -335,6 +337,17 @@ mod tests {
             let failure = call(words).unwrap_err();
             assert_eq!(failure.code(), 2, "{words:?}");
             assert!(!failure.line().contains(['\n', '?']), "{words:?}: {}", failure.line());
+        }
+    }
+
+    #[test]
+    fn the_manual_names_every_command_and_flag() {
+        let page = include_str!("../../doc/overcoat.1").replace(r"\-", "-");
+        for command in Cli::command().get_subcommands() {
+            assert!(page.contains(&format!(".SS {}\n", command.get_name())), "{command}");
+            for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(page.contains(&format!("--{flag}")), "{command} --{flag}");
+            }
         }
     }
 
