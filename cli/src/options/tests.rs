@@ -67,7 +67,8 @@ fn mediums_sizes_and_durability() {
 
 #[test]
 fn options_for_others_are_no_concern_of_ours() {
-    let options = parse("x-systemd.automount,X-mount.mkdir=0755,_netdev,metacopy=on,defaults,rw");
+    let options =
+        parse("x-systemd.automount,X-mount.mkdir=0755,_netdev,metacopy=on,defaults,rw,user_id=0");
     assert_eq!(options, Options::default());
 }
 
