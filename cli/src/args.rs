@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::failure::Failure;
@@ -52,23 +53,41 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Mount layers at a directory; returns when the mount answers
-    #[command(after_help = MOUNT_HELP)]
+    #[command(
+        after_help = MOUNT_HELP,
+        override_usage = "overcoat mount [-f] [--log FILE] [-o OPTIONS]... [SOURCE] MOUNTPOINT"
+    )]
     Mount(MountArgs),
     /// Run a command in a throw-away view of a root directory, and tell what it changed
+    #[command(
+        after_help = RUN_HELP,
+        override_usage = "overcoat run [--lower DIR]... [--keep DIR] [--size SIZE] [-- COMMAND...]"
+    )]
     Run(RunArgs),
-    /// Show what an upper directory's data take
+    /// Show how much space on the host an upper directory's changes take
     Usage(InspectArgs),
     /// Verify a filestore that is not mounted; exit code 1 if it is damaged
     Check(CheckArgs),
 }
 
 const MOUNT_HELP: &str = "Options of -o (all of them in overcoat(1)):
-  lowerdir=A:B:C           read-only layers, the leftmost on top
-  upperdir=DIR             where changes are kept; without it the mount is read-only
-  medium=self|dir=D|memory the filestore: in upperdir, unlinked in D, or in memory
-  size=N, nr_inodes=N      limits (k, m, g, t)
-  volatile                 fsync returns at once
-  ro, nodev, nosuid, noexec, noatime ...   as mount(8)";
+  lowerdir=A:B:C            read-only layers, the leftmost on top
+  upperdir=DIR              where changes are kept; without it the mount is read-only
+  medium=self|dir=D|memory  the file that holds all changes: in upperdir (the default, kept
+                            over an unmount), unlinked in D, or in memory (both gone then)
+  size=N, nr_inodes=N       limits of what changes may take (k, m, g, t)
+  volatile                  fsync returns at once
+  transport=auto|uring|dev  how requests travel; auto takes io_uring where it can be had
+  ro, nodev, nosuid, noexec, noatime ...    as mount(8)
+
+Example: overcoat mount -o lowerdir=/srv/base,upperdir=/srv/changes /mnt";
+
+const RUN_HELP: &str = "\
+The view shows / (or the layers given) as it is; whatever COMMAND changes in it stays in the view.
+When COMMAND ends, what it changed is listed on stderr (+ added, ~ modified, - deleted) and
+forgotten, unless --keep is given. The exit code is COMMAND's.
+
+Example: overcoat run -- sh -c 'rm -rf /usr/share; echo hello >/etc/motd'";
 
 #[derive(Args, Debug)]
 struct MountArgs {
@@ -81,7 +100,8 @@ struct MountArgs {
     /// Append log lines to FILE instead of sending them to the system log
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// What mountinfo shows as the source; a directory that holds 'lower' and 'upper' stands for both
+    /// Where to mount. SOURCE is the name that findmnt(8) shows [default: overcoat]; without
+    /// lowerdir= and upperdir=, a SOURCE directory gives its 'lower' and 'upper' as these
     #[arg(value_name = "[SOURCE] MOUNTPOINT", num_args = 1..=2, required = true)]
     places: Vec<OsString>,
 }
@@ -161,7 +181,13 @@ pub fn parse(argv: Vec<OsString>) -> Result<Call, Failure> {
     match argv.get(1) {
         None => Err(Failure::usage("nothing to do (see overcoat --help)")),
         Some(first) if is_general(first) => parse_general(argv),
-        Some(_) => match Bare::try_parse_from(argv) {
+        Some(_) => match Bare::try_parse_from(&argv) {
+            Ok(bare) if bare.mount.options.is_empty() && !is_place(&argv[1]) => {
+                Err(Failure::usage(format!(
+                    "no command '{}' (see overcoat --help)",
+                    argv[1].to_string_lossy()
+                )))
+            }
             Ok(bare) => mount_call(bare.mount, true).map(Call::Mount),
             Err(error) => from_clap(&error),
         },
@@ -173,17 +199,28 @@ fn is_general(first: &OsStr) -> bool {
     matches!(first.to_str(), Some("-h" | "--help")) || SUBCOMMANDS.iter().any(|name| first == *name)
 }
 
+/// Whether a first argument can be what a bare mount begins with, rather than a command misspelt.
+fn is_place(first: &OsStr) -> bool {
+    let bytes = first.as_encoded_bytes();
+    bytes.starts_with(b"-") || bytes.contains(&b'/') || Path::new(first).exists()
+}
+
 fn called_as_helper(name: Option<&OsString>) -> bool {
     let name = name.map(Path::new).and_then(Path::file_name);
     name.is_some_and(|name| name == "mount.fuse.overcoat" || name == "mount.overcoat")
 }
 
 fn parse_general(argv: Vec<OsString>) -> Result<Call, Failure> {
+    let run = argv.get(1).is_some_and(|first| first == "run");
     match Cli::try_parse_from(argv) {
         Ok(Cli { command: Command::Mount(args) }) => mount_call(args, false).map(Call::Mount),
         Ok(Cli { command: Command::Run(args) }) => Ok(Call::Run(args)),
         Ok(Cli { command: Command::Usage(args) }) => Ok(Call::Usage(args)),
         Ok(Cli { command: Command::Check(args) }) => Ok(Call::Check(args)),
+        Err(error) if run && error.kind() == ErrorKind::UnknownArgument => from_clap(&error)
+            .map_err(|failure| {
+                Failure::usage(format!("{}; the command goes after '--'", failure.line()))
+            }),
         Err(error) => from_clap(&error),
     }
 }
@@ -232,6 +269,8 @@ fn from_clap(error: &clap::Error) -> Result<Call, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     fn call(words: &[&str]) -> Result<Call, Failure> {
@@ -298,6 +337,17 @@ mod tests {
             let failure = call(words).unwrap_err();
             assert_eq!(failure.code(), 2, "{words:?}");
             assert!(!failure.line().contains(['\n', '?']), "{words:?}: {}", failure.line());
+        }
+    }
+
+    #[test]
+    fn the_manual_names_every_command_and_flag() {
+        let page = include_str!("../../doc/overcoat.1").replace(r"\-", "-");
+        for command in Cli::command().get_subcommands() {
+            assert!(page.contains(&format!(".SS {}\n", command.get_name())), "{command}");
+            for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(page.contains(&format!("--{flag}")), "{command} --{flag}");
+            }
         }
     }
 

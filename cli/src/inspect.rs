@@ -8,7 +8,7 @@ use overcoat::control::{self, Report};
 use overcoat::filestore::{FILE_NAME, OpenError};
 
 use crate::failure::Failure;
-use crate::preflight;
+use crate::preflight::errno_text;
 use crate::text::bytes;
 
 /// The unit of `st_blocks`, in bytes.
@@ -17,7 +17,7 @@ const SECTOR: u64 = 512;
 /// `overcoat usage`: what is used, as text. Of a mounted filestore only what the host accounts for.
 pub fn usage(place: &Path) -> Result<String, Failure> {
     let file = filestore(place)?;
-    let meta = file.metadata().map_err(|error| failed(&file, preflight::describe(&error)))?;
+    let meta = file.metadata().map_err(|error| failed(&file, described(&error)))?;
     let mut lines = vec![("on disk", size(meta.blocks() * SECTOR))];
     match control::check(&file) {
         Ok(report) => {
@@ -40,7 +40,7 @@ pub fn check(place: &Path) -> Result<(String, bool), Failure> {
 
 /// The filestore that `place` is or holds.
 fn filestore(place: &Path) -> Result<PathBuf, Failure> {
-    let meta = place.metadata().map_err(|error| failed(place, preflight::describe(&error)))?;
+    let meta = place.metadata().map_err(|error| failed(place, described(&error)))?;
     if !meta.is_dir() {
         return Ok(place.to_owned());
     }
@@ -49,6 +49,10 @@ fn filestore(place: &Path) -> Result<PathBuf, Failure> {
         Ok(_) => Ok(file),
         Err(_) => Err(failed(place, format!("no {FILE_NAME} in it"))),
     }
+}
+
+fn described(error: &std::io::Error) -> String {
+    errno_text(overcoat::errno::of_io(error))
 }
 
 fn failed(place: &Path, reason: impl std::fmt::Display) -> Failure {

@@ -77,9 +77,9 @@ fn seconds() -> u64 {
     now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Sends events of `INFO` and above to `sink` from now on.
-pub fn start(sink: Sink) {
-    if tracing::subscriber::set_global_default(Logger { sink }).is_err() {
+/// Sends events of `least` and above to `sink` from now on.
+pub fn start(sink: Sink, least: Level) {
+    if tracing::subscriber::set_global_default(Logger { sink, least }).is_err() {
         debug_assert!(false, "the log was started twice");
     }
 }
@@ -87,11 +87,12 @@ pub fn start(sink: Sink) {
 /// Writes each event as one line; spans are not kept.
 struct Logger {
     sink: Sink,
+    least: Level,
 }
 
 impl Subscriber for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::INFO
+        metadata.is_event() && *metadata.level() <= self.least
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -144,7 +145,7 @@ mod tests {
     fn a_file_gets_whole_lines_with_their_fields() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let logger = Logger { sink: Sink::open(Some(&path)).unwrap() };
+        let logger = Logger { sink: Sink::open(Some(&path)).unwrap(), least: Level::INFO };
         tracing::subscriber::with_default(logger, || {
             tracing::warn!(errno = 28, "a line\nonly");
             tracing::debug!("not this one");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use overcoat::config::Config;
 use overcoat::fuse::Settings;
 use overcoat::sys::process::Signals;
+use tracing::Level;
 
 use crate::args::MountCall;
 use crate::daemon::{self, Side};
@@ -46,14 +47,14 @@ pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
         })?,
     };
     if call.foreground {
-        log::start(sink);
+        log::start(sink, Level::INFO);
         let signals = serve::block_ending_signals()?;
         return mount(plan)?.run_until_signalled(signals);
     }
     match daemon::split()? {
         Side::Foreground(waiting) => waiting.outcome(),
         Side::Daemon(reporter) => {
-            log::start(sink);
+            log::start(sink, Level::INFO);
             match start(plan) {
                 Ok((served, signals)) => {
                     reporter.ready(inherited).map_err(|error| {

@@ -59,7 +59,9 @@ fn wrong_usage_is_code_2_and_one_line() {
         (&["mount", "--colour", "/tmp"], "--colour"),
         (&["mount", "-o"], "-o"),
         (&["check"], "FILE"),
-        (&["run", "ls"], "ls"),
+        (&["run", "ls"], "'ls' found (see overcoat --help); the command goes after '--'"),
+        (&["umount", "/tmp"], "no command 'umount'"),
+        (&["chekc"], "no command 'chekc'"),
     ] {
         let line = refused(&overcoat(args), 2);
         assert!(line.contains(said), "{args:?}: {line}");
@@ -128,6 +130,21 @@ fn a_source_that_holds_lower_and_upper_stands_for_both() {
         assert!(call("", "mnt", &["-f"]).status.success(), "-f of mount(8) is 'fake'");
     }
     assert!(refused(&Command::new(&helper).output().unwrap(), 2).contains("SOURCE"));
+}
+
+#[test]
+fn what_is_no_filestore_is_told() {
+    let place = Place::new();
+    for (name, said) in [
+        ("none", "none: No such file or directory"),
+        ("file", "file: not a filestore"),
+        ("lower", "no .overcoat.filestore in it"),
+    ] {
+        for command in ["check", "usage"] {
+            let line = refused(&overcoat(&[command, &place.path(name)]), 1);
+            assert!(line.contains(said), "{command} {name}: {line}");
+        }
+    }
 }
 
 #[test]

@@ -93,7 +93,7 @@ impl Superblock {
     pub(super) fn read(store: &Filestore) -> Result<(Superblock, bool), OpenError> {
         let host = |err| OpenError::Host("read", err);
         let len = store.host_len().map_err(host)?;
-        if len < SIZE as u64 {
+        if len == 0 {
             return Err(OpenError::Truncated);
         }
         let mut slots = [[0; SIZE]; 2];

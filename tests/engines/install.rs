@@ -78,6 +78,8 @@ mount_tests! {
         installed(scratch, r#"
             echo "$1 $1/mnt fuse.overcoat noauto,nofail,x-systemd.automount,nosuid 0 0" >$1/fstab
             mount -T $1/fstab $1/mnt; test "$(cat $1/mnt/f)" = x
-            findmnt -no OPTIONS $1/mnt | grep -q nosuid; umount $1/mnt"#);
+            findmnt -no OPTIONS $1/mnt | grep -q nosuid
+            test -z "$(mount -T $1/fstab -o remount,ro $1/mnt 2>&1)"
+            findmnt -no OPTIONS $1/mnt | grep -q ^ro,; umount $1/mnt"#);
     }
 }

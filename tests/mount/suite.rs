@@ -8,6 +8,7 @@ mod big_directory;
 mod command_line;
 mod copy_up;
 mod data;
+mod documented;
 mod full_disk;
 mod kill;
 mod layers;

@@ -119,7 +119,8 @@ const PROPAGATION: &[(&str, MountPropagationFlags)] = &[
 ];
 
 /// Options which ask for nothing that a mount of Overcoat would not be without them: those of fstab and
-/// mount(8), those of other overlay file systems, and those that are always on.
+/// mount(8), those of other overlay file systems, those that are always on, and those that mountinfo shows,
+/// which mount(8) hands back when it remounts.
 const WITHOUT_EFFECT: &[&str] = &[
     "_netdev",
     "allow_other",
@@ -129,10 +130,12 @@ const WITHOUT_EFFECT: &[&str] = &[
     "default_permissions",
     "defaults",
     "group",
+    "group_id",
     "index",
     "iversion",
     "lazytime",
     "loud",
+    "max_read",
     "metacopy",
     "nfs_export",
     "noacl",
@@ -154,6 +157,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "symfollow",
     "uhelper",
     "user",
+    "user_id",
     "users",
     "userxattr",
     "workdir",

@@ -67,7 +67,8 @@ fn mediums_sizes_and_durability() {
 
 #[test]
 fn options_for_others_are_no_concern_of_ours() {
-    let options = parse("x-systemd.automount,X-mount.mkdir=0755,_netdev,metacopy=on,defaults,rw");
+    let options =
+        parse("x-systemd.automount,X-mount.mkdir=0755,_netdev,metacopy=on,defaults,rw,user_id=0");
     assert_eq!(options, Options::default());
 }
 
@@ -96,6 +97,32 @@ fn wrong_values_are_errors_that_name_the_option() {
         assert!(line.contains(said), "{string}: {line}");
         assert!(!line.contains('\n'), "{string}: {line}");
     }
+}
+
+/// The words of the patterns of this module's match arms: `"a" | "b" => …`.
+fn words_of_arms() -> impl Iterator<Item = &'static str> {
+    let lines = include_str!("mod.rs").lines().map(str::trim);
+    let arms = lines.filter(|line| line.starts_with('"') || line.starts_with("| \""));
+    let words = arms.flat_map(|line| line.split('"').skip(1).step_by(2));
+    words.filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || b"_+".contains(&byte)))
+}
+
+#[test]
+fn the_manual_names_every_option() {
+    let page = include_str!("../../../doc/overcoat.1").replace(r"\-", "-");
+    let named: Vec<_> =
+        page.split(|c: char| !c.is_ascii_alphanumeric() && !"_+-".contains(c)).collect();
+    let flags = FLAGS.iter().map(|(name, ..)| *name);
+    let all: Vec<_> = flags
+        .chain(PROPAGATION.iter().map(|(name, _)| *name))
+        .chain(WITHOUT_EFFECT.iter().copied())
+        .chain(words_of_arms())
+        .collect();
+    for known in ["size", "volatile", "lowerdir+", "rootcontext", "rslave", "xino"] {
+        assert!(all.contains(&known), "{known} was not looked for");
+    }
+    let missing: Vec<_> = all.iter().filter(|name| !named.contains(name)).collect();
+    assert!(missing.is_empty(), "not in doc/overcoat.1: {missing:?}");
 }
 
 proptest! {

@@ -32,6 +32,7 @@ use rustix::fs::{Access, Mode};
 use rustix::mount::MountFlags;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
+use tracing::Level;
 
 use crate::args::RunArgs;
 use crate::failure::Failure;
@@ -98,7 +99,8 @@ fn make_directory(path: &Path) -> Result<(), Failure> {
 
 /// Runs the command of `args`; gives its exit code.
 pub fn run(args: RunArgs) -> Result<u8, Failure> {
-    log::start(Sink::Stderr);
+    // The command's own stderr: only what it must be told.
+    log::start(Sink::Stderr, Level::WARN);
     let request = Request::read(args)?;
     let directory = std::env::current_dir().ok();
     let as_user = namespace::enter()?;

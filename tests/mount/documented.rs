@@ -1,0 +1,129 @@
+//! What `doc/SEMANTICS.md` says and no other family tests.
+
+use memmap2::MmapOptions;
+use overcoat_tests::{Spec, fsx, mount_tests, overcoat_only, tool};
+use rustix::io::Errno;
+
+mount_tests! {
+    fn links_of_directories(scratch) {
+        overcoat_only!();
+        let (top, bottom) = (scratch.dir("top"), scratch.dir("bottom"));
+        for lower in [&top, &bottom] {
+            fsx::mkdir(lower.join("merged"));
+            fsx::mkdir(lower.join("merged/sub"));
+        }
+        fsx::mkdir(top.join("single"));
+        fsx::mkdir(top.join("single/sub"));
+        let mount = Spec::of(scratch).lowers(&[top, bottom]).mount();
+        fsx::mkdir(mount.path("new"));
+        fsx::mkdir(mount.path("new/sub"));
+        for (name, links) in [("merged", 1), ("single", 3), ("new", 3)] {
+            assert_eq!(fsx::statx(mount.path(name)).stx_nlink, links, "{name}");
+        }
+    }
+
+    fn a_read_moves_no_access_time(scratch) {
+        overcoat_only!();
+        fsx::write(scratch.lower().join("f"), "x");
+        let mount = Spec::of(scratch).option("strictatime").mount();
+        fsx::set_times(mount.path("f"), (1, 0), (2, 0)).unwrap();
+        fsx::read(mount.path("f"));
+        fsx::names(mount.root());
+        let atime = fsx::statx(mount.path("f")).stx_atime;
+        assert_eq!((atime.tv_sec, atime.tv_nsec), (1, 0));
+    }
+
+    fn a_shared_mapping_sees_the_first_write_to_a_lower_file(scratch) {
+        overcoat_only!();
+        fsx::write(scratch.lower().join("f"), "old");
+        let mount = Spec::of(scratch).mount();
+        let reader = fsx::open_ro(mount.path("f"));
+        // SAFETY: the file keeps its length while it is mapped.
+        let map = unsafe { MmapOptions::new().map(&reader) }.unwrap();
+        assert_eq!(&map[..], b"old");
+        fsx::write_at(&fsx::open_rw(mount.path("f")), 0, b"new");
+        assert_eq!(&map[..], b"new");
+    }
+
+    fn no_reflinks(scratch) {
+        overcoat_only!();
+        let mount = Spec::of(scratch).mount();
+        fsx::write(mount.path("a"), "x");
+        fsx::write(mount.path("b"), "");
+        let (from, to) = (fsx::open_ro(mount.path("a")), fsx::open_rw(mount.path("b")));
+        assert_eq!(rustix::fs::ioctl_ficlone(&to, &from), Err(Errno::OPNOTSUPP));
+    }
+
+    fn marks_set_in_the_view_are_names_and_attributes_like_any_other(scratch) {
+        overcoat_only!();
+        fsx::mkdir(scratch.lower().join("d"));
+        fsx::write(scratch.lower().join("d/f"), "x");
+        let mount = Spec::of(scratch).mount();
+        fsx::set_xattr(mount.path("d"), "trusted.overlay.opaque", b"y").unwrap();
+        fsx::write(mount.path("d/.wh.f"), "");
+        mount.unmount();
+        let mount = Spec::of(scratch).mount();
+        assert_eq!(fsx::names(mount.path("d")), [".wh.f", "f"]);
+        assert_eq!(fsx::list_xattrs(mount.path("d")).unwrap(), [b"trusted.overlay.opaque"]);
+    }
+
+    /// Containers in containers: what the kernel's overlayfs asks of its upper's file system is there.
+    fn an_upper_of_overlayfs_may_lie_in_a_mount(scratch) {
+        overcoat_only!();
+        fsx::write(scratch.lower().join("f"), "x");
+        let mount = Spec::of(scratch).mount();
+        for name in ["lower", "upper", "work", "merged"] {
+            fsx::mkdir(mount.path(name));
+        }
+        fsx::write(mount.path("lower/gone"), "x");
+        fsx::write(mount.path("lower/changed"), "x");
+        let [lower, upper, work, merged] =
+            ["lower", "upper", "work", "merged"].map(|name| mount.path(name).display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        tool::run("mount", &["-t", "overlay", "inner", "-o", &options, &merged]);
+        std::fs::remove_file(mount.path("merged/gone")).unwrap();
+        fsx::write(mount.path("merged/changed"), "y");
+        let inner = fsx::names(mount.path("merged"));
+        tool::run("umount", &[&merged]);
+        assert_eq!(inner, ["changed"]);
+        assert_eq!(fsx::read(mount.path("upper/changed")), b"y");
+    }
+
+    fn a_layer_changed_under_a_mount_breaks_nothing(scratch) {
+        overcoat_only!();
+        let lower = scratch.lower();
+        for name in ["kept", "rewritten", "removed"] {
+            fsx::write(lower.join(name), "before");
+        }
+        let mount = Spec::of(scratch).mount();
+        assert_eq!(fsx::read(mount.path("removed")), b"before");
+        fsx::write(lower.join("rewritten"), "now longer than before");
+        std::fs::remove_file(lower.join("removed")).unwrap();
+        fsx::write(lower.join("added"), "x");
+        for name in ["rewritten", "removed", "added"] {
+            // Either is allowed: what it was, what it is, or that it is not there.
+            std::fs::read(mount.path(name)).ok();
+        }
+        assert_eq!(fsx::read(mount.path("kept")), b"before");
+        fsx::write(mount.path("kept"), "after");
+        mount.unmount();
+        assert_eq!(fsx::read(Spec::of(scratch).mount().path("kept")), b"after");
+    }
+
+    fn a_filestore_wants_the_layers_it_was_made_over(scratch) {
+        overcoat_only!();
+        fsx::write(scratch.lower().join("f"), "x");
+        let mount = Spec::of(scratch).mount();
+        fsx::chmod(mount.path("f"), 0o600);
+        mount.unmount();
+        let top = scratch.dir("top");
+        let more = Spec::of(scratch).lowers(&[top, scratch.lower()]).mount();
+        assert_eq!(fsx::statx(more.path("f")).stx_mode & 0o777, 0o600, "a layer more on top");
+        more.unmount();
+        let options = format!("upperdir={}", scratch.upper().display());
+        let point = scratch.dir("elsewhere").display().to_string();
+        let fewer = tool::overcoat_run(&["mount", "-o", &options, &point], std::time::Duration::from_secs(20));
+        assert_eq!(fewer.code, Some(1), "{fewer:?}");
+        assert!(fewer.stderr.contains("1 layers, but 0"), "{fewer:?}");
+    }
+}
