@@ -14,6 +14,7 @@ use crate::journal::{self, Log, Replayed};
 use crate::layer::{LayerError, Stack};
 use crate::upper::{Broken, Source, Tree};
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub enum OpenError {
         given: usize,
         needed: u16,
     },
+    /// Most of what the upper changed of this layer is not the same files any more.
+    MovedLayer(PathBuf),
     /// The host went down under a `volatile` mount.
     VolatileCrash(PathBuf),
     Host(&'static str, Errno),
@@ -85,6 +88,12 @@ impl std::fmt::Display for OpenError {
                 "lowerdir: the upper was made over at least {needed} layers, but {given} are given; \
                  mount it with the layers it was made over"
             ),
+            OpenError::MovedLayer(path) => write!(
+                f,
+                "{}: these are not the files the upper was made over, though they may look the same \
+                 (was the layer copied or unpacked anew?); mount the upper over the original",
+                path.display()
+            ),
             OpenError::VolatileCrash(path) => write!(
                 f,
                 "{}: the machine went down under a volatile mount, so its files may hold anything; \
@@ -111,7 +120,7 @@ impl Overlay {
     pub fn new(config: &Config) -> Result<Arc<Overlay>, OpenError> {
         let stack = Stack::open(config.upper.as_deref(), &config.lowers, &config.idmap)?;
         let root = stack.root().map_err(|err| OpenError::Host("examine the merged root", err))?;
-        let (tree, store, log, claim) = open_upper(config)?;
+        let (tree, store, log, claim) = open_upper(config, &stack)?;
         let mut state = State {
             tree,
             nodes: Default::default(),
@@ -157,7 +166,7 @@ impl Overlay {
 
 type Upper = (Tree, Arc<Filestore>, Log, Option<Claim>);
 
-fn open_upper(config: &Config) -> Result<Upper, OpenError> {
+fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
     let durable = config.durability == Durability::Full && config.medium == Medium::OwnFile;
     let block_limit = config.size_limit.map(|bytes| bytes / BLOCK);
     let options = Options { block_limit, durable };
@@ -199,6 +208,7 @@ fn open_upper(config: &Config) -> Result<Upper, OpenError> {
         return Err(failed(filestore::OpenError::CutOff(missing)));
     }
     check_layers(&tree, config.lowers.len())?;
+    check_origins(&tree, stack, config)?;
     let (store, log) = replayed.start().map_err(failed)?;
     Ok((tree, store, log, Some(claim)))
 }
@@ -246,5 +256,40 @@ fn check_layers(tree: &Tree, given: usize) -> Result<(), OpenError> {
             Err(OpenError::OtherLayers { given, needed })
         }
         _ => Ok(()),
+    }
+}
+
+/// How many raised inodes of each layer are compared with the files they were.
+const SAMPLE: usize = 64;
+
+/// Raised inodes are found again by layer and host inode, which a copy of a layer does not keep. A few
+/// that differ were replaced on the host; where most do, this is another layer.
+fn check_origins(tree: &Tree, stack: &Stack, config: &Config) -> Result<(), OpenError> {
+    let mut layers: FxHashMap<LayerId, (usize, usize)> = FxHashMap::default();
+    for (ino, inode) in tree.inodes().filter(|(ino, _)| *ino != InodeNo::ROOT) {
+        // A merged directory has the number of its lowest one.
+        let below = inode.dir().and_then(|dir| dir.lowers().last());
+        let Some(at) = inode.origin().map(|origin| &origin.at).or(below) else { continue };
+        let (seen, moved) = layers.entry(at.layer).or_default();
+        if *seen == SAMPLE {
+            continue;
+        }
+        let same = match stack.stat(at) {
+            Ok(attr) => attr.ino == ino,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => false,
+            Err(_) => continue,
+        };
+        *seen += 1;
+        *moved += usize::from(!same);
+    }
+    let moved = layers.iter().find(|(_, (seen, moved))| moved * 2 > *seen);
+    match (moved, &config.upper) {
+        (None, _) => Ok(()),
+        (Some((&LayerId::HOST_UPPER, _)), Some(upper)) => Err(OpenError::MovedLayer(upper.clone())),
+        (Some((layer, _)), _) => {
+            let index = config.lowers.len().checked_sub(usize::from(layer.0));
+            let path = index.and_then(|index| config.lowers.get(index)).cloned();
+            Err(OpenError::MovedLayer(path.unwrap_or_default()))
+        }
     }
 }
