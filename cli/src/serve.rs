@@ -54,6 +54,7 @@ pub fn settings(options: &Options, source: OsString, read_only: bool) -> Setting
     Settings {
         mount,
         transport: options.transport,
+        passthrough: options.passthrough,
         threads: options.threads.map_or(usual.threads, |threads| threads as usize),
         writeback_cache: options.writeback,
         ..usual

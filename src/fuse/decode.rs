@@ -128,7 +128,8 @@ impl<'a> Request<'a> {
             }
             Opcode::Write => self.write()?,
             Opcode::Statfs => Operation::Statfs,
-            Opcode::Release | Opcode::Releasedir => Operation::Release,
+            Opcode::Release => Operation::Release { fh: self.arg::<abi::ReleaseIn>()?.fh },
+            Opcode::Releasedir => Operation::Releasedir,
             Opcode::Fsync => Operation::Fsync { datasync: self.datasync()? },
             Opcode::Fsyncdir => Operation::Fsyncdir { datasync: self.datasync()? },
             Opcode::Syncfs => Operation::Syncfs,
@@ -289,7 +290,10 @@ pub enum Operation<'a> {
         kill_suidgid: bool,
     },
     Statfs,
-    Release,
+    Release {
+        fh: u64,
+    },
+    Releasedir,
     Fsync {
         datasync: bool,
     },
@@ -552,7 +556,7 @@ mod tests {
 
     #[test]
     fn a_request_cut_at_any_length_is_an_error() {
-        let optional = [Opcode::Getattr, Opcode::Statx, Opcode::Opendir, Opcode::Release];
+        let optional = [Opcode::Getattr, Opcode::Statx, Opcode::Opendir];
         let unread = [Opcode::Releasedir, Opcode::Syncfs];
         for &op in Opcode::ALL {
             let (arg, payload) = sample(op);

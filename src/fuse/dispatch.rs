@@ -8,6 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, Opcode, fopen};
 use crate::fuse::decode::{Forgets, Operation, Request};
 use crate::fuse::init::Negotiated;
+use crate::fuse::passthrough::{Files, Opened};
 use crate::fuse::reply::{self, Payload, Validity};
 use crate::overlay::{Entry, Overlay, Writer};
 
@@ -25,6 +26,8 @@ const MUCH: usize = 64 << 10;
 pub struct Dispatcher {
     overlay: Arc<Overlay>,
     valid: Validity,
+    /// `None` without passthrough: node ids are inode numbers then.
+    files: Option<Files>,
     agreed: OnceLock<Negotiated>,
     counts: [AtomicU64; COUNTERS],
     errors: AtomicU64,
@@ -32,10 +35,11 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub fn new(overlay: Arc<Overlay>, valid: Validity) -> Dispatcher {
+    pub fn new(overlay: Arc<Overlay>, valid: Validity, files: Option<Files>) -> Dispatcher {
         Dispatcher {
             overlay,
             valid,
+            files,
             agreed: OnceLock::new(),
             counts: [const { AtomicU64::new(0) }; COUNTERS],
             errors: AtomicU64::new(0),
@@ -115,7 +119,9 @@ impl Dispatcher {
 
     fn carry_out(&self, req: &Request<'_>, op: Operation<'_>, out: &mut Payload<'_>) -> Result<()> {
         let overlay = &*self.overlay;
-        let ino = req.node();
+        let node = req.node();
+        let ino = self.number(node);
+        self.check_retired(node, &op)?;
         let caller = &req.caller();
         match op {
             Operation::Lookup { name } => match overlay.lookup(ino, name)? {
@@ -123,13 +129,16 @@ impl Dispatcher {
                 None => out.put(&reply::negative_out(&self.valid)),
             },
             Operation::Forget { count } => {
-                overlay.forget(ino, count);
+                self.forget(node, count);
                 Ok(())
             }
             Operation::BatchForget { items } => self.batch_forget(items),
             Operation::Getattr => out.put(&reply::attr_out(&overlay.getattr(ino)?, &self.valid)),
             Operation::Statx => out.put(&reply::statx_out(&overlay.getattr(ino)?, &self.valid)),
             Operation::Setattr { set } => {
+                if set.size.is_some() {
+                    self.make_way(node)?;
+                }
                 let attr = overlay.setattr(ino, &set, caller)?;
                 out.put(&reply::attr_out(&attr, &self.valid))
             }
@@ -149,22 +158,25 @@ impl Dispatcher {
                 overlay.rename(ino, name, new_parent, new_name, flags, caller)
             }
             // The request's node is the new directory.
-            Operation::Link { ino: old, name } => self.entry(out, &overlay.link(old, ino, name)?),
+            Operation::Link { ino: old, name } => {
+                self.make_way(old)?;
+                self.entry(out, &overlay.link(self.number(old), ino, name)?)
+            }
             // ENOSYS makes the kernel open files by itself from then on, with the flags below.
             Operation::Open { .. } if self.agreed.get().is_some_and(Negotiated::no_open) => {
                 Err(Errno::NOSYS)
             }
             Operation::Open { flags, kill_suidgid } => {
-                overlay.open(ino, flags, kill_suidgid, caller)?;
-                out.put(&self.opened_file())
+                let opened = self.count_open(node, flags)?;
+                let done = overlay.open(ino, flags, kill_suidgid, caller);
+                let done = done.and_then(|()| out.put(&self.opened_file(opened)));
+                self.uncount_failed(node, opened, done)
             }
             Operation::Create { name, flags, mode, umask } => {
-                self.entry(out, &overlay.create(ino, name, flags, mode, umask, caller)?)?;
-                out.put(&self.opened_file())
+                self.created(out, &overlay.create(ino, name, flags, mode, umask, caller)?)
             }
             Operation::Tmpfile { mode, umask } => {
-                self.entry(out, &overlay.tmpfile(ino, mode, umask, caller)?)?;
-                out.put(&self.opened_file())
+                self.created(out, &overlay.tmpfile(ino, mode, umask, caller)?)
             }
             Operation::Read { offset, size } => {
                 out.fill(size as usize, |room| overlay.read(ino, offset, room))
@@ -179,7 +191,13 @@ impl Dispatcher {
                 out.put(&abi::WriteOut { size: written as u32, padding: 0 })
             }
             Operation::Statfs => out.put(&reply::statfs_out(&overlay.statfs()?)),
-            Operation::Release => Ok(()),
+            Operation::Release { fh } => {
+                if let Some(files) = &self.files {
+                    files.release(node, Opened::of_handle(fh));
+                }
+                Ok(())
+            }
+            Operation::Releasedir => Ok(()),
             Operation::Fsync { datasync } => overlay.fsync(ino, datasync),
             Operation::Fsyncdir { datasync } => overlay.fsyncdir(ino, datasync),
             Operation::Syncfs => overlay.syncfs(),
@@ -203,6 +221,7 @@ impl Dispatcher {
                 out.put(&abi::LseekOut { offset: overlay.lseek(ino, offset, whence)? })
             }
             Operation::CopyFileRange { offset, to, to_offset, len, wide } => {
+                let to = self.number(to);
                 let len = if wide { len } else { len.min(NARROW_COPY_MAX) };
                 let copied = overlay.copy_file_range(ino, offset, to, to_offset, len, caller)?;
                 if wide {
@@ -219,15 +238,84 @@ impl Dispatcher {
     }
 
     fn entry(&self, out: &mut Payload<'_>, entry: &Entry) -> Result<()> {
-        out.put(&reply::entry_out(&entry.attr, &self.valid))
+        out.put(&self.entry_out(entry))
+    }
+
+    fn entry_out(&self, entry: &Entry) -> abi::EntryOut {
+        let ino = entry.attr.ino;
+        let nodeid = self.files.as_ref().map_or(ino.0, |files| files.node_id(ino));
+        reply::entry_out(nodeid, &entry.attr, &self.valid)
+    }
+
+    /// The inode that a node id stands for.
+    fn number(&self, node: InodeNo) -> InodeNo {
+        self.files.as_ref().map_or(node, |files| files.number(node))
+    }
+
+    /// ESTALE for what may not be done through a retired node id: the kernel looks the name up again.
+    fn check_retired(&self, node: InodeNo, op: &Operation<'_>) -> Result<()> {
+        let changes = matches!(
+            op,
+            Operation::Open { .. }
+                | Operation::Setattr { .. }
+                | Operation::Setxattr { .. }
+                | Operation::Removexattr { .. }
+        );
+        match &self.files {
+            Some(files) if changes && files.is_retired(node) => Err(Errno::STALE),
+            _ => Ok(()),
+        }
+    }
+
+    /// Before the data or names of a file change: ESTALE where the kernel reads it by itself.
+    fn make_way(&self, node: InodeNo) -> Result<()> {
+        self.files.as_ref().map_or(Ok(()), |files| files.make_way(node))
+    }
+
+    fn forget(&self, node: InodeNo, count: u64) {
+        let ino = self.number(node);
+        self.overlay.forget(ino, count);
+        if let Some(files) = &self.files {
+            files.forget_if(ino, || !self.overlay.knows(ino));
+        }
+    }
+
+    fn count_open(&self, node: InodeNo, flags: u32) -> Result<Opened> {
+        let Some(files) = &self.files else { return Ok(Opened::Cached) };
+        files.open(node, flags, &self.overlay)
+    }
+
+    fn uncount_failed(&self, node: InodeNo, opened: Opened, done: Result<()>) -> Result<()> {
+        if let (Some(files), Err(_)) = (&self.files, done) {
+            files.release(node, opened);
+        }
+        done
+    }
+
+    /// The answer for a file that was made and opened at once.
+    fn created(&self, out: &mut Payload<'_>, entry: &Entry) -> Result<()> {
+        if let Some(files) = &self.files {
+            files.created(entry.attr.ino);
+        }
+        self.entry(out, entry)?;
+        out.put(&self.opened_file(Opened::Cached))
     }
 
     /// Data stay cached from open to open: nobody but this mount changes them. Without the
     /// writeback cache there is nothing for a close to write out.
-    fn opened_file(&self) -> abi::OpenOut {
+    fn opened_file(&self, opened: Opened) -> abi::OpenOut {
         let writeback = self.agreed.get().is_some_and(Negotiated::writeback_cache);
         let noflush = if writeback { 0 } else { fopen::NOFLUSH };
-        abi::OpenOut { open_flags: fopen::KEEP_CACHE | noflush, ..Default::default() }
+        let fh = opened.handle();
+        match opened {
+            Opened::Through(id) => {
+                let open_flags = fopen::PASSTHROUGH | noflush;
+                abi::OpenOut { fh, open_flags, backing_id: id.0 }
+            }
+            Opened::Cached => {
+                abi::OpenOut { fh, open_flags: fopen::KEEP_CACHE | noflush, backing_id: 0 }
+            }
+        }
     }
 
     /// ENOSYS makes the kernel open directories by itself from then on, with the same flags.
@@ -240,7 +328,7 @@ impl Dispatcher {
     }
 
     fn batch_forget(&self, items: Forgets<'_>) -> Result<()> {
-        items.iter().for_each(|(ino, count)| self.overlay.forget(ino, count));
+        items.iter().for_each(|(node, count)| self.forget(node, count));
         Ok(())
     }
 
@@ -260,7 +348,7 @@ impl Dispatcher {
         let mut dirents = out.dirents(size);
         let read = self.overlay.readdirplus(ino, offset, &mut |entry, found| {
             let looked_up = match found {
-                Some(found) => reply::entry_out(&found.attr, &self.valid),
+                Some(found) => self.entry_out(&found),
                 None => reply::no_entry(entry.ino, entry.dtype),
             };
             dirents.push_plus(&looked_up, &entry)

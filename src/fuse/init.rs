@@ -28,6 +28,8 @@ pub struct Wishes {
     pub idmap: bool,
     /// Requests travel over io_uring, where the kernel offers it.
     pub uring: bool,
+    /// The kernel reads some files by itself. It has no writeback cache then.
+    pub passthrough: bool,
 }
 
 impl Wishes {
@@ -72,6 +74,9 @@ impl Negotiated {
     }
     pub fn no_open(&self) -> bool {
         self.has(init::NO_OPEN_SUPPORT)
+    }
+    pub fn passthrough(&self) -> bool {
+        self.has(init::PASSTHROUGH)
     }
     pub fn no_opendir(&self) -> bool {
         self.has(init::NO_OPENDIR_SUPPORT)
@@ -135,6 +140,9 @@ pub fn negotiate(arg: &[u8], wishes: &Wishes) -> Answer {
         max_write: max_io,
         time_gran: 1,
         max_pages: pages as u16,
+        // Files on stacked file systems are not passed through, so that one more may be stacked on
+        // this one.
+        max_stack_depth: u32::from(flags & init::PASSTHROUGH != 0),
         ..version_only()
     };
     Answer::Agreed(out, Negotiated { minor, flags, max_io })
@@ -166,6 +174,7 @@ fn wanted(wishes: &Wishes) -> u64 {
         (wishes.no_opendir, init::NO_OPENDIR_SUPPORT),
         (wishes.idmap, init::ALLOW_IDMAP),
         (wishes.uring, init::OVER_IO_URING),
+        (wishes.passthrough, init::PASSTHROUGH),
     ];
     optional.iter().filter(|(wish, _)| *wish).fold(ALWAYS, |flags, (_, flag)| flags | flag)
 }
@@ -184,6 +193,7 @@ mod tests {
         no_opendir: false,
         idmap: true,
         uring: false,
+        passthrough: false,
     };
 
     fn ask(major: u32, minor: u32, flags: u64, long: bool) -> Vec<u8> {

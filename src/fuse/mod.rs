@@ -16,11 +16,13 @@ mod dev;
 mod dispatch;
 mod init;
 mod mount;
+mod passthrough;
 mod reply;
 mod session;
 mod uring;
 
 pub use dispatch::Dispatcher;
 pub use mount::{Atime, MountError, MountOptions};
+pub use passthrough::Policy as Passthrough;
 pub use reply::Validity;
 pub use session::{Mounted, Session, Settings, Transport, Unmounter};

@@ -151,6 +151,8 @@ pub enum MountError {
     Handshake(Errno),
     /// io_uring was asked for and is not to be had.
     Transport(Unavailable),
+    /// Passthrough was asked for and is not to be had.
+    Passthrough(&'static str),
     /// A worker thread or its buffer could not be had.
     Resources(io::Error),
 }
@@ -176,6 +178,7 @@ impl fmt::Display for MountError {
             }
             MountError::Handshake(e) => write!(f, "FUSE handshake: {e}"),
             MountError::Transport(why) => write!(f, "FUSE over io_uring: {why}"),
+            MountError::Passthrough(why) => write!(f, "passthrough=on: {why}"),
             MountError::Resources(e) => write!(f, "starting workers: {e}"),
         }
     }

@@ -178,11 +178,11 @@ pub fn attr_out(a: &Attr, valid: &Validity) -> abi::AttrOut {
     }
 }
 
-/// The answer to LOOKUP and to everything that makes an entry. Node ids are inode numbers, which
-/// are never reused, so the generation is constant.
-pub fn entry_out(a: &Attr, valid: &Validity) -> abi::EntryOut {
+/// The answer to LOOKUP and to everything that makes an entry. Node ids are inode numbers or stand
+/// for one (`fuse/passthrough.rs`) and are never reused, so the generation is constant.
+pub fn entry_out(nodeid: u64, a: &Attr, valid: &Validity) -> abi::EntryOut {
     abi::EntryOut {
-        nodeid: a.ino.0,
+        nodeid,
         generation: 0,
         entry_valid: valid.entry.as_secs(),
         attr_valid: valid.attr.as_secs(),

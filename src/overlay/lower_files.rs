@@ -2,7 +2,7 @@
 
 use super::Overlay;
 use crate::attr::{InodeNo, LowerPath};
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::os::fd::OwnedFd;
@@ -47,7 +47,57 @@ impl LowerFiles {
     }
 }
 
+/// The lower file whose bytes are all of an inode's data.
+struct Untouched {
+    at: LowerPath,
+    size: u64,
+}
+
 impl Overlay {
+    /// The lower file whose bytes are, and nothing else is, the data of `ino`, opened read-only, and
+    /// its size; reading it changes no access time. `None` where there is none such, or where the
+    /// file has other names, unless nothing ever changes.
+    pub fn untouched_file(&self, ino: InodeNo) -> Option<(Arc<OwnedFd>, u64)> {
+        let Untouched { at, size } = self.untouched(ino).ok()??;
+        if !self.stack.keeps_atime(at.layer) {
+            return None;
+        }
+        Some((self.lower_file(ino, &at).ok()?, size))
+    }
+
+    /// As [`Overlay::untouched_file`], with no question to the host.
+    pub fn is_untouched(&self, ino: InodeNo) -> bool {
+        self.untouched(ino).is_ok_and(|found| found.is_some())
+    }
+
+    fn untouched(&self, ino: InodeNo) -> Result<Option<Untouched>> {
+        let st = self.state.read();
+        let lower = st.node(ino)?.lower.as_deref();
+        let (nlink, found) = match st.tree.get(ino) {
+            Some(inode) => {
+                let (map, origin) = inode.file().ok_or(Errno::INVAL)?;
+                let size = inode.image().size;
+                // The upper tells how much of the origin counts, its layer how much there is.
+                let whole = origin.filter(|o| {
+                    let real = lower.filter(|l| l.at == o.at).map(|l| l.attr.size);
+                    map.runs() == 0 && o.len == size && real == Some(size)
+                });
+                (inode.image().nlink, whole.map(|o| Untouched { at: o.at.clone(), size }))
+            }
+            None => {
+                let lower = lower.filter(|lower| lower.attr.is_regular()).ok_or(Errno::INVAL)?;
+                let found = Untouched { at: lower.at.clone(), size: lower.attr.size };
+                (lower.attr.nlink, Some(found))
+            }
+        };
+        Ok(found.filter(|_| self.read_only || nlink == 1))
+    }
+
+    /// Whether the kernel still holds `ino`.
+    pub fn knows(&self, ino: InodeNo) -> bool {
+        self.state.read().nodes.contains_key(&ino)
+    }
+
     /// The lower file below an inode, opened read-only.
     pub(super) fn lower_file(&self, ino: InodeNo, at: &LowerPath) -> Result<Arc<OwnedFd>> {
         if let Some(file) = self.lower_files.get(ino) {

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use overcoat::config::{Config, Durability, IdMap, Medium};
-use overcoat::fuse::Transport;
+use overcoat::fuse::{Passthrough, Transport};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 pub use value::size;
@@ -53,6 +53,7 @@ pub struct Options {
     /// Threads that serve requests: `None` for as many as suit the machine.
     pub threads: Option<u32>,
     pub transport: Transport,
+    pub passthrough: Passthrough,
     /// Whether the kernel may hold back written data: `None` for what is best.
     pub writeback: Option<bool>,
     /// Options that mean nothing to Overcoat.
@@ -77,6 +78,7 @@ impl Default for Options {
             contexts: Vec::new(),
             threads: None,
             transport: Transport::Auto,
+            passthrough: Passthrough::Auto,
             writeback: None,
             unknown: Vec::new(),
         }
@@ -254,7 +256,7 @@ impl Options {
             "threads" => self.threads = Some(value::count(key, text()?)?),
             "writeback" => self.writeback = Some(value::switch(key, text()?)?),
             "transport" => self.transport = transport(text()?)?,
-            "passthrough" => passthrough(text()?)?,
+            "passthrough" => self.passthrough = passthrough(text()?)?,
             "xattr_permissions" => xattr_permissions(text()?)?,
             "context" | "fscontext" | "defcontext" | "rootcontext" => {
                 let context = format!("{key}={}", text()?);
@@ -317,13 +319,12 @@ fn transport(name: &str) -> Result<Transport, OptionError> {
     }
 }
 
-fn passthrough(mode: &str) -> Result<(), OptionError> {
+fn passthrough(mode: &str) -> Result<Passthrough, OptionError> {
     match mode {
-        "auto" | "off" => Ok(()),
-        "on" => Err(OptionError::new(
-            "passthrough=on: this version has no passthrough (passthrough=auto or off)".to_owned(),
-        )),
-        _ => Err(OptionError::new(format!("passthrough={mode}: not one of auto, off"))),
+        "auto" => Ok(Passthrough::Auto),
+        "on" => Ok(Passthrough::On),
+        "off" => Ok(Passthrough::Off),
+        _ => Err(OptionError::new(format!("passthrough={mode}: not one of auto, on, off"))),
     }
 }
 

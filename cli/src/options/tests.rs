@@ -89,7 +89,7 @@ fn wrong_values_are_errors_that_name_the_option() {
         ("uidmapping=0:1", "uidmapping"),
         ("squash_to_uid=root", "squash_to_uid"),
         ("transport=pigeon", "transport=pigeon"),
-        ("passthrough=on", "no passthrough"),
+        ("passthrough=maybe", "not one of auto, on, off"),
         ("threads=0", "threads"),
         ("context=\"open", "unbalanced quote"),
     ] {

@@ -1,0 +1,273 @@
+//! Passthrough: the kernel reads untouched lower files by itself, out of one page cache for all mounts.
+//!
+//! The kernel wants all opens of an inode to be of one kind at a time: passthrough, or through its
+//! page cache. So opens are counted here, per node id. What needs the cache (an open for writing,
+//! and every change of the data) while passthrough opens live is answered with ESTALE, and the
+//! inode gets a fresh node id under the same inode number: the kernel looks the name up again, finds
+//! that id, and asks again. The old id is retired: it serves who has it open with the bytes it had
+//! then, and every open and every change through it is ESTALE. An inode gets one fresh id at most,
+//! as files under such an id are not passed through.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use rustix::fs::MemfdFlags;
+
+use crate::attr::InodeNo;
+use crate::errno::{Errno, Result};
+use crate::fuse::init::Negotiated;
+use crate::overlay::Overlay;
+use crate::sys::fuse_dev::{self, BackingId};
+
+/// Files known to the kernel at a time; each holds an open file of the host.
+const MOST: usize = 4096;
+
+/// Fresh node ids begin here: beyond all numbers of the upper, below all of layers.
+const FRESH: u64 = 1 << 47;
+
+const O_ACCMODE: u32 = libc::O_ACCMODE as u32;
+
+/// Opens that are not passed through: those that write, and direct I/O, which the layer's file system may
+/// not have.
+const NOT_THROUGH: u32 = (libc::O_TRUNC | libc::O_DIRECT | libc::O_APPEND) as u32;
+
+/// When files are passed through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Where nothing ever changes: without an upper.
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+impl Policy {
+    pub(super) fn applies_to(self, overlay: &Overlay) -> bool {
+        match self {
+            Policy::Auto => overlay.is_read_only(),
+            Policy::On => true,
+            Policy::Off => false,
+        }
+    }
+}
+
+/// How a file was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    Cached,
+    Through(BackingId),
+}
+
+impl Opened {
+    /// What the kernel says at RELEASE.
+    pub fn handle(self) -> u64 {
+        match self {
+            Opened::Cached => 0,
+            Opened::Through(BackingId(id)) => u64::from(id.unsigned_abs()),
+        }
+    }
+
+    pub fn of_handle(fh: u64) -> Opened {
+        match i32::try_from(fh) {
+            Ok(id) if id > 0 => Opened::Through(BackingId(id)),
+            _ => Opened::Cached,
+        }
+    }
+}
+
+/// The opens of one node id.
+#[derive(Debug)]
+enum Opens {
+    Cached(u64),
+    Through(u64, BackingId),
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    opens: FxHashMap<InodeNo, Opens>,
+    /// How many of `opens` are passed through.
+    through: usize,
+    /// The node id of an inode whose number is retired as one, and back.
+    fresh: FxHashMap<InodeNo, InodeNo>,
+    numbers: FxHashMap<InodeNo, InodeNo>,
+    last_fresh: u64,
+}
+
+/// What the kernel has open, and by which node ids.
+#[derive(Debug)]
+pub struct Files {
+    device: Arc<OwnedFd>,
+    /// Its lock is taken before the overlay's state.
+    table: Mutex<Table>,
+    /// Whether an inode ever got a fresh node id. Set before anybody can know the id.
+    any_fresh: AtomicBool,
+}
+
+impl Files {
+    /// Whether this connection takes files; if not, why.
+    pub fn probe(
+        device: &Arc<OwnedFd>,
+        agreed: &Negotiated,
+    ) -> std::result::Result<Files, &'static str> {
+        if !agreed.passthrough() {
+            return Err("the kernel has no passthrough (Linux 6.9)");
+        }
+        let file = rustix::fs::memfd_create(c"overcoat", MemfdFlags::CLOEXEC)
+            .map_err(|_| "no file to try passthrough with")?;
+        let id = fuse_dev::open_backing(device, file).map_err(|errno| match errno {
+            Errno::PERM => "passthrough needs CAP_SYS_ADMIN on the host",
+            _ => "the kernel refuses files for passthrough",
+        })?;
+        let files = Files {
+            device: Arc::clone(device),
+            table: Mutex::default(),
+            any_fresh: AtomicBool::new(false),
+        };
+        files.give_back(id);
+        Ok(files)
+    }
+
+    /// The inode that a node id stands for.
+    pub fn number(&self, node: InodeNo) -> InodeNo {
+        if node.0 >> FRESH.trailing_zeros() != 1 {
+            return node;
+        }
+        self.table.lock().numbers.get(&node).copied().unwrap_or(node)
+    }
+
+    /// The node id that stands for an inode from now on.
+    pub fn node_id(&self, ino: InodeNo) -> u64 {
+        if !self.any_fresh.load(Ordering::Acquire) {
+            return ino.0;
+        }
+        self.table.lock().fresh.get(&ino).map_or(ino.0, |fresh| fresh.0)
+    }
+
+    pub fn is_retired(&self, node: InodeNo) -> bool {
+        self.any_fresh.load(Ordering::Acquire) && self.table.lock().fresh.contains_key(&node)
+    }
+
+    /// Counts one more open of `node`. ESTALE where it is retired, or has to be for this.
+    pub fn open(&self, node: InodeNo, flags: u32, overlay: &Overlay) -> Result<Opened> {
+        let reads = flags & (O_ACCMODE | NOT_THROUGH) == 0;
+        // What asks the host comes before the lock.
+        let file = if reads { overlay.untouched_file(node) } else { None };
+        let mut table = self.table.lock();
+        if table.fresh.contains_key(&node) {
+            return Err(Errno::STALE);
+        }
+        let room = table.through < MOST;
+        match (table.opens.get_mut(&node), file) {
+            (Some(Opens::Cached(count)), _) => *count += 1,
+            (Some(Opens::Through(count, id)), Some(_)) if overlay.is_untouched(node) => {
+                *count += 1;
+                return Ok(Opened::Through(*id));
+            }
+            (Some(Opens::Through(..)), _) => return Err(self.retire(&mut table, node)),
+            // Nobody changes the data before being counted here, or it was so already.
+            (None, Some((file, _))) if room && overlay.is_untouched(node) => {
+                match fuse_dev::open_backing(&self.device, file) {
+                    Ok(id) => {
+                        table.opens.insert(node, Opens::Through(1, id));
+                        table.through += 1;
+                        return Ok(Opened::Through(id));
+                    }
+                    Err(errno) => {
+                        tracing::debug!(node = node.0, %errno, "a file is not passed through");
+                        table.opens.insert(node, Opens::Cached(1));
+                    }
+                }
+            }
+            (None, _) => {
+                table.opens.insert(node, Opens::Cached(1));
+            }
+        }
+        Ok(Opened::Cached)
+    }
+
+    /// Counts an open that made its inode, or found that somebody had.
+    pub fn created(&self, ino: InodeNo) {
+        let mut table = self.table.lock();
+        if let Some(Opens::Through(..)) = table.opens.get(&ino) {
+            self.retire(&mut table, ino);
+        }
+        let node = table.fresh.get(&ino).copied().unwrap_or(ino);
+        match table.opens.entry(node).or_insert(Opens::Cached(0)) {
+            Opens::Cached(count) => *count += 1,
+            Opens::Through(..) => {
+                unreachable!("just retired, and fresh ids are not passed through")
+            }
+        }
+    }
+
+    /// Before `node` changes in a way that who has it open must not see in part.
+    pub fn make_way(&self, node: InodeNo) -> Result<()> {
+        let mut table = self.table.lock();
+        match table.opens.get(&node) {
+            _ if table.fresh.contains_key(&node) => Err(Errno::STALE),
+            Some(Opens::Through(..)) => Err(self.retire(&mut table, node)),
+            _ => Ok(()),
+        }
+    }
+
+    fn retire(&self, table: &mut Table, ino: InodeNo) -> Errno {
+        self.any_fresh.store(true, Ordering::Release);
+        table.last_fresh += 1;
+        let fresh = InodeNo(FRESH + table.last_fresh);
+        table.fresh.insert(ino, fresh);
+        table.numbers.insert(fresh, ino);
+        tracing::debug!(ino = ino.0, node = fresh.0, "a file gets a fresh node id");
+        Errno::STALE
+    }
+
+    /// The end of one open.
+    pub fn release(&self, node: InodeNo, opened: Opened) {
+        let mut table = self.table.lock();
+        let (count, id) = match (table.opens.get_mut(&node), opened) {
+            (Some(Opens::Cached(count)), Opened::Cached) => (count, None),
+            (Some(Opens::Through(count, id)), Opened::Through(_)) => {
+                let id = *id;
+                (count, Some(id))
+            }
+            _ => return tracing::error!(node = node.0, ?opened, "RELEASE of what is not open"),
+        };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        table.opens.remove(&node);
+        if let Some(id) = id {
+            table.through -= 1;
+            drop(table);
+            self.give_back(id);
+        }
+    }
+
+    /// Drops an inode's fresh node id if the kernel knows the inode no more: `gone` is asked under
+    /// the lock. Opens stay counted, as their RELEASE may be on its way by another worker. (One that
+    /// is interrupted is never released; it costs its inode the fastest kind of open, no more.)
+    pub fn forget_if(&self, ino: InodeNo, gone: impl FnOnce() -> bool) {
+        if !self.any_fresh.load(Ordering::Acquire) {
+            return;
+        }
+        let mut table = self.table.lock();
+        if !table.fresh.contains_key(&ino) || !gone() {
+            return;
+        }
+        if let Some(fresh) = table.fresh.remove(&ino) {
+            table.numbers.remove(&fresh);
+        }
+    }
+
+    fn give_back(&self, id: BackingId) {
+        match fuse_dev::close_backing(&self.device, id) {
+            Ok(()) => {}
+            // The connection is gone, and with it its files.
+            Err(Errno::PERM | Errno::NOTCONN | Errno::NODEV) => {}
+            Err(errno) => tracing::warn!(id = id.0, %errno, "a backing file was not given back"),
+        }
+    }
+}
