@@ -14,6 +14,8 @@ mod kill;
 mod layers;
 mod locks;
 mod names;
+
+mod passthrough;
 mod peers;
 mod permissions;
 mod persistence;
