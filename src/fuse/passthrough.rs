@@ -25,6 +25,10 @@ use crate::sys::fuse_dev::{self, BackingId};
 /// Files known to the kernel at a time; each holds an open file of the host.
 const MOST: usize = 4096;
 
+/// While no more than so many are known, those that nobody has open stay known: making one known
+/// costs a system call, and most files are opened again.
+const MOST_KEPT: usize = 1024;
+
 /// Fresh node ids begin here: beyond all numbers of the upper, below all of layers.
 const FRESH: u64 = 1 << 47;
 
@@ -82,14 +86,15 @@ impl Opened {
 #[derive(Debug)]
 enum Opens {
     Cached(u64),
+    /// None, where the file is kept for the next open.
     Through(u64, BackingId),
 }
 
 #[derive(Debug, Default)]
 struct Table {
     opens: FxHashMap<InodeNo, Opens>,
-    /// How many of `opens` are passed through.
-    through: usize,
+    /// How many of `opens` have a file known to the kernel.
+    known: usize,
     /// The node id of an inode whose number is retired as one, and back.
     fresh: FxHashMap<InodeNo, InodeNo>,
     numbers: FxHashMap<InodeNo, InodeNo>,
@@ -159,31 +164,28 @@ impl Files {
         if table.fresh.contains_key(&node) {
             return Err(Errno::STALE);
         }
-        let room = table.through < MOST;
+        // Nobody changes the data before being counted here, or it was so already.
+        let file = file.filter(|_| overlay.is_untouched(node));
+        if file.is_none() {
+            self.drop_kept(&mut table, node);
+        }
+        let room = table.known < MOST;
         match (table.opens.get_mut(&node), file) {
             (Some(Opens::Cached(count)), _) => *count += 1,
-            (Some(Opens::Through(count, id)), Some(_)) if overlay.is_untouched(node) => {
+            (Some(Opens::Through(count, id)), Some(_)) => {
                 *count += 1;
                 return Ok(Opened::Through(*id));
             }
-            (Some(Opens::Through(..)), _) => return Err(self.retire(&mut table, node)),
-            // Nobody changes the data before being counted here, or it was so already.
-            (None, Some((file, _))) if room && overlay.is_untouched(node) => {
-                match fuse_dev::open_backing(&self.device, file) {
-                    Ok(id) => {
-                        table.opens.insert(node, Opens::Through(1, id));
-                        table.through += 1;
-                        return Ok(Opened::Through(id));
-                    }
-                    Err(errno) => {
-                        tracing::debug!(node = node.0, %errno, "a file is not passed through");
-                        table.opens.insert(node, Opens::Cached(1));
-                    }
+            (Some(Opens::Through(..)), None) => return Err(self.retire(&mut table, node)),
+            (None, Some(file)) if room => match self.make_known(&file) {
+                Some(id) => {
+                    table.opens.insert(node, Opens::Through(1, id));
+                    table.known += 1;
+                    return Ok(Opened::Through(id));
                 }
-            }
-            (None, _) => {
-                table.opens.insert(node, Opens::Cached(1));
-            }
+                None => drop(table.opens.insert(node, Opens::Cached(1))),
+            },
+            (None, _) => drop(table.opens.insert(node, Opens::Cached(1))),
         }
         Ok(Opened::Cached)
     }
@@ -191,23 +193,26 @@ impl Files {
     /// Counts an open that made its inode, or found that somebody had.
     pub fn created(&self, ino: InodeNo) {
         let mut table = self.table.lock();
-        if let Some(Opens::Through(..)) = table.opens.get(&ino) {
+        self.drop_kept(&mut table, ino);
+        if let Some(Opens::Through(..)) = table.opens.get(&ino)
+            && !table.fresh.contains_key(&ino)
+        {
             self.retire(&mut table, ino);
         }
         let node = table.fresh.get(&ino).copied().unwrap_or(ino);
-        match table.opens.entry(node).or_insert(Opens::Cached(0)) {
-            Opens::Cached(count) => *count += 1,
-            Opens::Through(..) => {
-                unreachable!("just retired, and fresh ids are not passed through")
-            }
+        if let Opens::Cached(count) = table.opens.entry(node).or_insert(Opens::Cached(0)) {
+            *count += 1;
         }
     }
 
     /// Before `node` changes in a way that who has it open must not see in part.
     pub fn make_way(&self, node: InodeNo) -> Result<()> {
         let mut table = self.table.lock();
+        if table.fresh.contains_key(&node) {
+            return Err(Errno::STALE);
+        }
+        self.drop_kept(&mut table, node);
         match table.opens.get(&node) {
-            _ if table.fresh.contains_key(&node) => Err(Errno::STALE),
             Some(Opens::Through(..)) => Err(self.retire(&mut table, node)),
             _ => Ok(()),
         }
@@ -235,28 +240,39 @@ impl Files {
             _ => return tracing::error!(node = node.0, ?opened, "RELEASE of what is not open"),
         };
         *count -= 1;
-        if *count > 0 {
-            return;
+        match (*count, id) {
+            (0, None) => drop(table.opens.remove(&node)),
+            (0, Some(_)) if table.known > MOST_KEPT || table.fresh.contains_key(&node) => {
+                self.drop_kept(&mut table, node);
+            }
+            _ => {}
         }
-        table.opens.remove(&node);
-        if let Some(id) = id {
-            table.through -= 1;
-            drop(table);
+    }
+
+    /// Gives back the file of `node` if nobody has it open.
+    fn drop_kept(&self, table: &mut Table, node: InodeNo) {
+        if let Some(&Opens::Through(0, id)) = table.opens.get(&node) {
+            table.opens.remove(&node);
+            table.known -= 1;
             self.give_back(id);
         }
     }
 
-    /// Drops an inode's fresh node id if the kernel knows the inode no more: `gone` is asked under
-    /// the lock. Opens stay counted, as their RELEASE may be on its way by another worker. (One that
+    fn make_known(&self, file: &OwnedFd) -> Option<BackingId> {
+        fuse_dev::open_backing(&self.device, file)
+            .inspect_err(|errno| tracing::debug!(%errno, "a file is not passed through"))
+            .ok()
+    }
+
+    /// Drops what is kept of an inode if the kernel knows it no more: `gone` is asked under the lock.
+    /// Opens stay counted, as their RELEASE may be on its way by another worker. (One that
     /// is interrupted is never released; it costs its inode the fastest kind of open, no more.)
     pub fn forget_if(&self, ino: InodeNo, gone: impl FnOnce() -> bool) {
-        if !self.any_fresh.load(Ordering::Acquire) {
-            return;
-        }
         let mut table = self.table.lock();
-        if !table.fresh.contains_key(&ino) || !gone() {
+        if !gone() {
             return;
         }
+        self.drop_kept(&mut table, ino);
         if let Some(fresh) = table.fresh.remove(&ino) {
             table.numbers.remove(&fresh);
         }

@@ -47,22 +47,16 @@ impl LowerFiles {
     }
 }
 
-/// The lower file whose bytes are all of an inode's data.
-struct Untouched {
-    at: LowerPath,
-    size: u64,
-}
-
 impl Overlay {
-    /// The lower file whose bytes are, and nothing else is, the data of `ino`, opened read-only, and
-    /// its size; reading it changes no access time. `None` where there is none such, or where the
+    /// The lower file whose bytes are, and nothing else is, the data of `ino`, opened read-only;
+    /// reading it changes no access time. `None` where there is none such, or where the
     /// file has other names, unless nothing ever changes.
-    pub fn untouched_file(&self, ino: InodeNo) -> Option<(Arc<OwnedFd>, u64)> {
-        let Untouched { at, size } = self.untouched(ino).ok()??;
+    pub fn untouched_file(&self, ino: InodeNo) -> Option<Arc<OwnedFd>> {
+        let at = self.untouched(ino).ok()??;
         if !self.stack.keeps_atime(at.layer) {
             return None;
         }
-        Some((self.lower_file(ino, &at).ok()?, size))
+        self.lower_file(ino, &at).ok()
     }
 
     /// As [`Overlay::untouched_file`], with no question to the host.
@@ -70,7 +64,7 @@ impl Overlay {
         self.untouched(ino).is_ok_and(|found| found.is_some())
     }
 
-    fn untouched(&self, ino: InodeNo) -> Result<Option<Untouched>> {
+    fn untouched(&self, ino: InodeNo) -> Result<Option<LowerPath>> {
         let st = self.state.read();
         let lower = st.node(ino)?.lower.as_deref();
         let (nlink, found) = match st.tree.get(ino) {
@@ -82,12 +76,11 @@ impl Overlay {
                     let real = lower.filter(|l| l.at == o.at).map(|l| l.attr.size);
                     map.runs() == 0 && o.len == size && real == Some(size)
                 });
-                (inode.image().nlink, whole.map(|o| Untouched { at: o.at.clone(), size }))
+                (inode.image().nlink, whole.map(|o| o.at.clone()))
             }
             None => {
                 let lower = lower.filter(|lower| lower.attr.is_regular()).ok_or(Errno::INVAL)?;
-                let found = Untouched { at: lower.at.clone(), size: lower.attr.size };
-                (lower.attr.nlink, Some(found))
+                (lower.attr.nlink, Some(lower.at.clone()))
             }
         };
         Ok(found.filter(|_| self.read_only || nlink == 1))

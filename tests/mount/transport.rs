@@ -151,7 +151,7 @@ mount_tests! {
             fsx::write(scratch.lower().join(format!("lower{at}")), bytes(at as u64, size));
         }
         for writeback in ["writeback=on", "writeback=off"] {
-            let spec = spec(scratch).option(writeback);
+            let spec = spec(scratch).option("passthrough=off").option(writeback);
             let mount = spec.mount();
             for (at, size) in SIZES.into_iter().enumerate() {
                 let path = mount.path(format!("upper{at}"));
