@@ -23,6 +23,5 @@ mod uring;
 
 pub use dispatch::Dispatcher;
 pub use mount::{Atime, MountError, MountOptions};
-pub use passthrough::Policy as Passthrough;
 pub use reply::Validity;
 pub use session::{Mounted, Session, Settings, Transport, Unmounter};

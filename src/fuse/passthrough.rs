@@ -38,26 +38,6 @@ const O_ACCMODE: u32 = libc::O_ACCMODE as u32;
 /// not have.
 const NOT_THROUGH: u32 = (libc::O_TRUNC | libc::O_DIRECT | libc::O_APPEND) as u32;
 
-/// When files are passed through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// Where nothing ever changes: without an upper.
-    #[default]
-    Auto,
-    On,
-    Off,
-}
-
-impl Policy {
-    pub(super) fn applies_to(self, overlay: &Overlay) -> bool {
-        match self {
-            Policy::Auto => overlay.is_read_only(),
-            Policy::On => true,
-            Policy::Off => false,
-        }
-    }
-}
-
 /// How a file was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {

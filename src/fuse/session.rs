@@ -13,7 +13,7 @@ use crate::fuse::dev::{self, Buffer, Readers};
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::init::{self, Answer, Negotiated, Wishes};
 use crate::fuse::mount::{self, MountError, MountOptions};
-use crate::fuse::passthrough::{self, Files};
+use crate::fuse::passthrough::Files;
 use crate::fuse::reply::Validity;
 use crate::fuse::uring::{Helpers, Queues, Unavailable};
 use crate::overlay::Overlay;
@@ -34,8 +34,9 @@ pub enum Transport {
 pub struct Settings {
     pub mount: MountOptions,
     pub transport: Transport,
-    /// Whether the kernel reads untouched lower files by itself.
-    pub passthrough: passthrough::Policy,
+    /// The kernel reads untouched lower files by itself, or nothing is mounted. Excludes `no_open` and
+    /// the writeback cache.
+    pub passthrough: bool,
     /// Worker threads; at least two, so that one slow request does not hold up all. Over io_uring
     /// those that help with what takes long.
     pub threads: usize,
@@ -65,7 +66,7 @@ impl Default for Settings {
         Settings {
             mount: MountOptions::default(),
             transport: Transport::default(),
-            passthrough: passthrough::Policy::default(),
+            passthrough: false,
             threads: 4,
             idle_readers: 2,
             clone_device: true,
@@ -83,34 +84,22 @@ impl Default for Settings {
 impl Settings {
     fn wishes(&self, overlay: &Overlay) -> Wishes {
         let writeback = self.writeback_cache.unwrap_or_else(|| overlay.has_ample_room());
-        let passthrough = self.passthrough.applies_to(overlay);
         Wishes {
-            writeback_cache: writeback && !passthrough,
+            writeback_cache: writeback && !self.passthrough,
             max_write: self.max_write,
             max_pages_limit: init::max_pages_limit(),
             max_background: self.max_background,
             // What is passed through is told at OPEN.
-            no_open: self.no_open && !passthrough,
+            no_open: self.no_open && !self.passthrough,
             no_opendir: self.no_opendir,
             idmap: self.idmap,
             uring: false,
-            passthrough,
+            passthrough: self.passthrough,
         }
     }
 
     fn workers(&self) -> usize {
         self.threads.max(2)
-    }
-
-    /// What to do without passthrough: to say so, or to fail.
-    fn without_passthrough(&self, why: &'static str) -> std::result::Result<(), MountError> {
-        match self.passthrough {
-            passthrough::Policy::On => Err(MountError::Passthrough(why)),
-            passthrough::Policy::Auto | passthrough::Policy::Off => {
-                tracing::info!("lower files are read by the daemon: {why}");
-                Ok(())
-            }
-        }
     }
 
     /// What to do without io_uring: to say so, or to fail.
@@ -139,8 +128,7 @@ impl Session {
         settings: &Settings,
         overlay: Arc<Overlay>,
     ) -> std::result::Result<Mounted, MountError> {
-        if settings.passthrough == passthrough::Policy::On && settings.writeback_cache == Some(true)
-        {
+        if settings.passthrough && settings.writeback_cache == Some(true) {
             return Err(MountError::Passthrough("the kernel has it without writeback only"));
         }
         let mut wishes = settings.wishes(&overlay);
@@ -208,11 +196,8 @@ fn start(
     if wishes.uring && !agreed.uring() {
         settings.without_uring(Unavailable::NotOffered)?;
     }
-    let files = match wishes.passthrough.then(|| Files::probe(device, &agreed)) {
-        Some(Err(why)) => settings.without_passthrough(why).map(|()| None)?,
-        Some(Ok(files)) => Some(files),
-        None => None,
-    };
+    let files = wishes.passthrough.then(|| Files::probe(device, &agreed)).transpose();
+    let files = files.map_err(MountError::Passthrough)?;
     let dispatcher = Arc::new(Dispatcher::new(overlay, settings.validity, files));
     dispatcher.agree(agreed);
     let (ended, ends) = mpsc::channel();

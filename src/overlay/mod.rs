@@ -93,11 +93,6 @@ impl Overlay {
         self.durability == Durability::Full
     }
 
-    /// Whether there is no upper, so that nothing ever changes.
-    pub fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
     fn writable(&self) -> Result<()> {
         if self.read_only { Err(Errno::ROFS) } else { Ok(()) }
     }

@@ -69,26 +69,41 @@ mount_tests! {
         assert!(is_through(mount, file));
     }
 
-    fn it_is_not_where_it_is_off(scratch) {
+    fn it_is_not_where_nobody_asked_for_it(scratch) {
         overcoat_only!();
-        let (mount, data) = mount_with(scratch, "passthrough=off");
-        let file = fsx::open_ro(mount.path("f"));
-        assert!(fsx::read_at(&file, 0, 9) == data[..9]);
-        assert!(!is_through(mount, file));
+        for option in ["passthrough=off", "passthrough=auto"] {
+            let (mount, data) = mount_with(scratch, option);
+            let file = fsx::open_ro(mount.path("f"));
+            assert!(fsx::read_at(&file, 0, 9) == data[..9]);
+            assert!(!is_through(mount, file), "{option}");
+        }
     }
 
-    fn by_default_it_is_where_nothing_changes(scratch) {
+    fn over_either_transport(scratch) {
         overcoat_only!();
-        fsx::write(scratch.lower().join("f"), bytes(1, SIZE));
-        for read_only in [true, false] {
-            let mut spec = Spec::of(scratch).option("passthrough=auto");
-            if read_only {
-                spec = spec.read_only();
-            }
-            let mount = spec.mount();
+        for transport in ["dev", "auto"] {
+            let (mount, data) = mount_with(scratch, &format!("passthrough=on,transport={transport}"));
             let file = fsx::open_ro(mount.path("f"));
-            assert_eq!(is_through(mount, file), read_only);
+            assert!(fsx::read_at(&file, 0, SIZE + 9) == data);
+            drop(fsx::open_rw(mount.path("f")));
+            assert!(fsx::read(mount.path("f")) == data);
+            assert!(is_through(mount, file), "{transport}");
         }
+    }
+
+    fn mounts_of_one_layer_share_its_page_cache(scratch) {
+        overcoat_only!();
+        const LARGE: usize = 64 << 20;
+        fsx::write(scratch.lower().join("large"), bytes(3, LARGE));
+        let spec = Spec::of(scratch).option("passthrough=on");
+        let mounts = ["a", "b"].map(|name| {
+            let upper = scratch.dir(&format!("upper.{name}"));
+            Spec { upper: Some(upper), ..spec.clone() }.at(scratch.dir(name)).mount()
+        });
+        let [one, other] = mounts.each_ref().map(|mount| mapped(&fsx::open_ro(mount.path("large"))));
+        let sum = one.iter().step_by(4096).fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        // Nobody read the other: that its pages are there, it owes to the one.
+        assert!(resident(&other) * 4096 > LARGE / 2, "{} pages after {sum}", resident(&other));
     }
 
     fn a_file_of_the_upper_is_not_passed_through(scratch) {
@@ -409,6 +424,16 @@ mount_tests! {
 fn mapped(file: &File) -> memmap2::Mmap {
     // SAFETY: nothing shortens the file below.
     unsafe { memmap2::Mmap::map(file) }.unwrap()
+}
+
+/// How many pages of a mapping are in the page cache.
+fn resident(mapping: &memmap2::Mmap) -> usize {
+    let mut pages = vec![0u8; mapping.len().div_ceil(4096)];
+    let start = mapping.as_ptr().cast_mut().cast();
+    // SAFETY: the mapping is alive, and the kernel writes a byte per page of it.
+    let done = unsafe { libc::mincore(start, mapping.len(), pages.as_mut_ptr()) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    pages.iter().filter(|page| **page & 1 != 0).count()
 }
 
 /// truncate(2), which opens nothing.

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use overcoat::config::{Config, Durability, IdMap, Medium};
-use overcoat::fuse::{Passthrough, Transport};
+use overcoat::fuse::Transport;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 pub use value::size;
@@ -53,7 +53,7 @@ pub struct Options {
     /// Threads that serve requests: `None` for as many as suit the machine.
     pub threads: Option<u32>,
     pub transport: Transport,
-    pub passthrough: Passthrough,
+    pub passthrough: bool,
     /// Whether the kernel may hold back written data: `None` for what is best.
     pub writeback: Option<bool>,
     /// Options that mean nothing to Overcoat.
@@ -78,7 +78,7 @@ impl Default for Options {
             contexts: Vec::new(),
             threads: None,
             transport: Transport::Auto,
-            passthrough: Passthrough::Auto,
+            passthrough: false,
             writeback: None,
             unknown: Vec::new(),
         }
@@ -319,11 +319,11 @@ fn transport(name: &str) -> Result<Transport, OptionError> {
     }
 }
 
-fn passthrough(mode: &str) -> Result<Passthrough, OptionError> {
+/// Not where it is left to us: it makes opens dearer (`DESIGN.md`, "Passthrough").
+fn passthrough(mode: &str) -> Result<bool, OptionError> {
     match mode {
-        "auto" => Ok(Passthrough::Auto),
-        "on" => Ok(Passthrough::On),
-        "off" => Ok(Passthrough::Off),
+        "on" => Ok(true),
+        "auto" | "off" => Ok(false),
         _ => Err(OptionError::new(format!("passthrough={mode}: not one of auto, on, off"))),
     }
 }
