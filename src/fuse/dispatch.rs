@@ -348,7 +348,7 @@ impl Dispatcher {
         let mut dirents = out.dirents(size);
         let read = self.overlay.readdirplus(ino, offset, &mut |entry, found| {
             let looked_up = match found {
-                Some(found) => self.entry_out(&found),
+                Some(found) => self.entry_out(found),
                 None => reply::no_entry(entry.ino, entry.dtype),
             };
             dirents.push_plus(&looked_up, &entry)

@@ -55,6 +55,8 @@ fn logged(scratch: &Scratch, spec: &Spec) -> (tool::Outcome, String) {
     (outcome, std::fs::read_to_string(log).unwrap_or_default())
 }
 
+type Change = fn(&Path);
+
 /// A copy of a program that runs by itself.
 fn put_program(path: &Path) {
     std::fs::copy("/bin/sleep", path).unwrap();
@@ -166,7 +168,7 @@ mount_tests! {
     fn every_way_to_change_data_gets_past_a_reader(scratch) {
         overcoat_only!();
         let data = bytes(1, SIZE);
-        let changes: [(&str, fn(&Path)); 5] = [
+        let changes: [(&str, Change); 5] = [
             ("trunc", |path| drop(fsx::open(path, OFlags::WRONLY | OFlags::TRUNC).unwrap())),
             ("cut", |path| truncate(path, 3)),
             ("grow", |path| truncate(path, 2 * SIZE as u64)),
@@ -354,12 +356,12 @@ mount_tests! {
         }
         let mount = Spec::of(scratch).option("passthrough=on").mount();
         let open: Vec<File> =
-            (0..FILES).map(|number| fsx::open_ro(mount.path(&number.to_string()))).collect();
+            (0..FILES).map(|number| fsx::open_ro(mount.path(number.to_string()))).collect();
         for (number, file) in open.iter().enumerate() {
             assert_eq!(fsx::read_at(file, 0, 9), number.to_string().as_bytes());
         }
         // Those beyond the bound are cached, and a writer joins them.
-        let last = mount.path(&(FILES - 1).to_string());
+        let last = mount.path((FILES - 1).to_string());
         fsx::write_at(&fsx::open_rw(&last), 0, b"!");
         assert_eq!(fsx::read_at(&open[FILES - 1], 0, 1), b"!");
         drop(open);
@@ -376,7 +378,7 @@ mount_tests! {
         let mount = Spec::of(scratch).option("passthrough=on").mount();
         std::thread::scope(|scope| {
             for number in 0..4_usize {
-                let path = mount.path(&number.to_string());
+                let path = mount.path(number.to_string());
                 let written = path.clone();
                 scope.spawn(move || {
                     for round in b'1'..=b'9' {
