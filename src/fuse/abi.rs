@@ -182,6 +182,8 @@ wire! {
     struct FallocateIn { fh: u64, offset: u64, length: u64, mode: u32, padding: u32 }
     struct LseekIn { fh: u64, offset: u64, whence: u32, padding: u32 }
     struct LseekOut { offset: u64 }
+    /// Attributes only where `offset` is negative, else pages too; all from it where `len` is 0.
+    struct NotifyInvalInode { ino: u64, offset: i64, len: i64 }
     struct CopyFileRangeIn {
         fh_in: u64,
         off_in: u64,
@@ -382,6 +384,9 @@ pub mod ring_command {
     /// Answers a request and gives its place back.
     pub const COMMIT_AND_FETCH: u32 = 2;
 }
+
+/// Where a reply has its error, a notification has what it is.
+pub const NOTIFY_INVAL_INODE: i32 = 2;
 
 pub const WRITE_CACHE: u32 = 1 << 0;
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;

@@ -8,6 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, Opcode, fopen};
 use crate::fuse::decode::{Forgets, Operation, Request};
 use crate::fuse::init::Negotiated;
+use crate::fuse::notify::Notifier;
 use crate::fuse::passthrough::{Files, Opened};
 use crate::fuse::reply::{self, Payload, Validity};
 use crate::overlay::{Entry, Overlay, Writer};
@@ -17,6 +18,9 @@ const COUNTERS: usize = 64;
 
 /// The most one COPY_FILE_RANGE reports with its 32-bit answer, in bytes; a multiple of any block.
 const NARROW_COPY_MAX: u64 = 1 << 31;
+
+/// Setuid and setgid.
+const SETID: u32 = 0o6000;
 
 /// Bytes of a WRITE that is worth another thread.
 const MUCH: usize = 64 << 10;
@@ -28,6 +32,7 @@ pub struct Dispatcher {
     valid: Validity,
     /// `None` without passthrough: node ids are inode numbers then.
     files: Option<Files>,
+    notifier: Notifier,
     agreed: OnceLock<Negotiated>,
     counts: [AtomicU64; COUNTERS],
     errors: AtomicU64,
@@ -35,11 +40,17 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub fn new(overlay: Arc<Overlay>, valid: Validity, files: Option<Files>) -> Dispatcher {
+    pub fn new(
+        overlay: Arc<Overlay>,
+        valid: Validity,
+        files: Option<Files>,
+        notifier: Notifier,
+    ) -> Dispatcher {
         Dispatcher {
             overlay,
             valid,
             files,
+            notifier,
             agreed: OnceLock::new(),
             counts: [const { AtomicU64::new(0) }; COUNTERS],
             errors: AtomicU64::new(0),
@@ -168,7 +179,9 @@ impl Dispatcher {
             }
             Operation::Open { flags, kill_suidgid } => {
                 let opened = self.count_open(node, flags)?;
-                let done = overlay.open(ino, flags, kill_suidgid, caller);
+                let done = self.telling_of_lost_privileges(node, kill_suidgid, || {
+                    overlay.open(ino, flags, kill_suidgid, caller)
+                });
                 let done = done.and_then(|()| out.put(&self.opened_file(opened)));
                 self.uncount_failed(node, opened, done)
             }
@@ -187,7 +200,10 @@ impl Dispatcher {
                     (false, true) => Writer::Unprivileged(caller),
                     (false, false) => Writer::Privileged,
                 };
-                let written = overlay.write(ino, offset, data, by)?;
+                let may_lose = matches!(by, Writer::Unprivileged(_));
+                let written = self.telling_of_lost_privileges(node, may_lose, || {
+                    overlay.write(ino, offset, data, by)
+                })?;
                 out.put(&abi::WriteOut { size: written as u32, padding: 0 })
             }
             Operation::Statfs => out.put(&reply::statfs_out(&overlay.statfs()?)),
@@ -215,15 +231,19 @@ impl Dispatcher {
                 self.readdirplus(ino, offset, size, out)
             }
             Operation::Fallocate { offset, len, mode } => {
-                overlay.fallocate(ino, offset, len, mode, caller)
+                self.telling_of_lost_privileges(node, true, || {
+                    overlay.fallocate(ino, offset, len, mode, caller)
+                })
             }
             Operation::Lseek { offset, whence } => {
                 out.put(&abi::LseekOut { offset: overlay.lseek(ino, offset, whence)? })
             }
             Operation::CopyFileRange { offset, to, to_offset, len, wide } => {
-                let to = self.number(to);
+                let (to_node, to) = (to, self.number(to));
                 let len = if wide { len } else { len.min(NARROW_COPY_MAX) };
-                let copied = overlay.copy_file_range(ino, offset, to, to_offset, len, caller)?;
+                let copied = self.telling_of_lost_privileges(to_node, true, || {
+                    overlay.copy_file_range(ino, offset, to, to_offset, len, caller)
+                })?;
                 if wide {
                     return out.put(&abi::CopyFileRangeOut { bytes_copied: copied as u64 });
                 }
@@ -235,6 +255,24 @@ impl Dispatcher {
                 Ok(())
             }
         }
+    }
+
+    /// Changes data by `change`. Where that takes setuid or setgid away, which of those who
+    /// `may_lose` them it does, the kernel is told: it keeps the mode that it has, and believes it.
+    fn telling_of_lost_privileges<T>(
+        &self,
+        node: InodeNo,
+        may_lose: bool,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let ino = self.number(node);
+        let setid = || self.overlay.getattr(ino).map_or(0, |attr| attr.mode & SETID);
+        let before = if may_lose { setid() } else { 0 };
+        let done = change();
+        if before != 0 && setid() != before {
+            self.notifier.attributes_changed(node);
+        }
+        done
     }
 
     fn entry(&self, out: &mut Payload<'_>, entry: &Entry) -> Result<()> {

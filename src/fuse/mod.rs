@@ -3,7 +3,8 @@
 //! ```text
 //! dev, uring ─→ decode ─→ dispatch ─→ overlay
 //!    ↑                        ↓
-//!    └──────── reply ←────────┘        init, mount: how a connection comes about; session: all of it
+//!    └──────── reply ←────────┘        init, mount: how a connection comes about; session: all of it,
+//!                                   notify: what the kernel is told unasked
 //! ```
 //!
 //! Nothing of the kernel's structs leaves this module. A transport (the `/dev/fuse` loop in
@@ -16,6 +17,7 @@ mod dev;
 mod dispatch;
 mod init;
 mod mount;
+mod notify;
 mod passthrough;
 mod reply;
 mod session;

@@ -13,6 +13,7 @@ use crate::fuse::dev::{self, Buffer, Readers};
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::init::{self, Answer, Negotiated, Wishes};
 use crate::fuse::mount::{self, MountError, MountOptions};
+use crate::fuse::notify::Notifier;
 use crate::fuse::passthrough::Files;
 use crate::fuse::reply::Validity;
 use crate::fuse::uring::{Helpers, Queues, Unavailable};
@@ -198,7 +199,9 @@ fn start(
     }
     let files = wishes.passthrough.then(|| Files::probe(device, &agreed)).transpose();
     let files = files.map_err(MountError::Passthrough)?;
-    let dispatcher = Arc::new(Dispatcher::new(overlay, settings.validity, files));
+    let notifier = Notifier::new(Arc::clone(device));
+    let dispatcher = Dispatcher::new(overlay, settings.validity, files, notifier);
+    let dispatcher = Arc::new(dispatcher);
     dispatcher.agree(agreed);
     let (ended, ends) = mpsc::channel();
     let beside_queues = match queues.filter(|_| agreed.uring()) {

@@ -204,6 +204,31 @@ mount_tests! {
         assert_eq!(mode(mount.path("group")), 0o767, "setgid without group execute, by a stranger");
     }
 
+    // xfstests' generic/355: the kernel checks the mode that it caches, and `stat` may ask for no more.
+    fn what_writing_clears_is_known_at_once(scratch) {
+        let mount = Spec::of(scratch).mount();
+        let names = ["write", "open", "fallocate", "copy"];
+        for name in names {
+            fsx::write(mount.path(name), "0123456789");
+            fsx::chmod(mount.path(name), 0o6777);
+        }
+        fsx::as_user(NOBODY, NOBODY, || {
+            fsx::write_at(&fsx::open_rw(mount.path("write")), 0, b"x");
+            fsx::open(mount.path("open"), OFlags::WRONLY | OFlags::TRUNC).unwrap();
+            let empty = rustix::fs::FallocateFlags::empty();
+            fsx::fallocate(&fsx::open_rw(mount.path("fallocate")), empty, 0, 100).unwrap();
+            let from = fsx::open(mount.path("write"), OFlags::RDONLY).unwrap();
+            let to = fsx::open_rw(mount.path("copy"));
+            rustix::fs::copy_file_range(&from, None, &to, None, 5).unwrap();
+        });
+        for name in names {
+            let (path, no_flags) = (mount.path(name), rustix::fs::AtFlags::empty());
+            let asked = rustix::fs::StatxFlags::MODE;
+            let stat = rustix::fs::statx(rustix::fs::CWD, &path, no_flags, asked).unwrap();
+            assert_eq!(stat.stx_mode & 0o7777, 0o777, "{name} by a stranger");
+        }
+    }
+
     fn chown_clears_setuid_and_setgid(scratch) {
         fsx::write(scratch.lower().join("f"), "x");
         fsx::chmod(scratch.lower().join("f"), 0o6755);
