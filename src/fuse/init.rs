@@ -98,13 +98,14 @@ pub enum Answer {
 
 /// Everything taken when the kernel offers it, whatever the wishes. Left out on purpose: locks (the
 /// kernel's own are right for a local file system), splicing, security contexts, DAX,
-/// automatic invalidation (nobody else changes this tree), RESEND.
+/// automatic invalidation (nobody else changes this tree), RESEND, and asynchronous direct I/O: the
+/// kernel does not drop the pages which somebody read while such a write was on its way, and shows
+/// what was there before for good.
 const ALWAYS: u64 = init::ASYNC_READ
     | init::BIG_WRITES
     | init::DONT_MASK
     | init::DO_READDIRPLUS
     | init::READDIRPLUS_AUTO
-    | init::ASYNC_DIO
     | init::PARALLEL_DIROPS
     | init::POSIX_ACL
     | init::ABORT_ERROR
@@ -226,6 +227,7 @@ mod tests {
             | init::EXPORT_SUPPORT
             | init::AUTO_INVAL_DATA
             | init::NO_OPEN_SUPPORT
+            | init::ASYNC_DIO
             | init::HANDLE_KILLPRIV
             | init::SECURITY_CTX
             | init::PASSTHROUGH
