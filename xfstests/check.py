@@ -38,7 +38,7 @@ class Watch:
 
 
 def descendants(pid):
-    """Processes below `pid`; its own children among them only if they run a test."""
+    """Processes below `pid`."""
     children = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -63,7 +63,7 @@ def kill(pids):
 
 
 def run(directory, place, what, limit, everything):
-    """The outcome of each test of `what`, in the order in which they ran."""
+    """Each test of `what` and its outcome, as they come."""
     excluded = [] if everything else exclusions.arguments()
     check = subprocess.Popen(
         ["./check", *excluded, *what],
@@ -72,29 +72,46 @@ def run(directory, place, what, limit, everything):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
     )
     watch = Watch(check, place, limit)
-    outcomes, said = {}, ""
-    for said, ended in lines(check.stdout):
-        watch.test_began()
-        if ended:
-            print(said, flush=True)
-            if (line := TEST.match(said)) is not None:
-                outcomes[line[1]] = outcome(line[1], line[2], place)
-    if check.wait() not in (0, 1) or not outcomes:
+    test, said = None, ""
+    try:
+        for said, ended in lines(check.stdout):
+            if (line := TEST.match(said)) is None:
+                continue
+            if line[1] != test:
+                watch.test_began()
+                test = line[1]
+            if ended:
+                yield test, outcome(test, line[2], place)
+    finally:
+        kill([check.pid, *descendants(check.pid)] if check.poll() is None else [])
+    if check.wait() not in (0, 1) or test is None:
         raise SystemExit(f"check ended with {check.returncode} after: {said}")
-    return outcomes
 
 
 def lines(stream):
-    """Lines as far as they have come, and whether that is all of the line."""
+    """Lines as far as they have come, and whether that is all of the line. Prints whole ones."""
     line = b""
     while chunk := os.read(stream.fileno(), 4096):
         *whole, line = (line + chunk).split(b"\n")
         for text in whole:
+            print(text.decode(errors="replace"), flush=True)
             yield text.decode(errors="replace"), True
         yield line.decode(errors="replace"), False
+
+
+# What a test prints where the machine, and not the mount, stands in its way.
+NOT_HERE = {
+    "ulimit: .*: cannot modify limit: Operation not permitted": "this machine grants no CAP_SYS_RESOURCE",
+}
+
+
+def not_here(test, place):
+    """Why a test that failed could not have passed on this machine; `None` if it could."""
+    printed = place.results / f"{test}.out.bad"
+    text = printed.read_text(errors="replace") if printed.exists() else ""
+    return next((why for said, why in NOT_HERE.items() if re.search(said, text)), None)
 
 
 def outcome(test, said, place):
@@ -104,6 +121,8 @@ def outcome(test, said, place):
         return Outcome(EXCLUDED, exclusions.reasons().get(test, "excluded"))
     if re.fullmatch(r"(\d+s \.\.\.)?\s*\d+s", said.strip()):
         return Outcome(PASSED)
+    if (here := not_here(test, place)) is not None:
+        return Outcome(NOT_RUN, here)
     return Outcome(FAILED, said.partition("...")[2].strip() or said.strip())
 
 

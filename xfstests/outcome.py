@@ -25,10 +25,6 @@ class Outcomes(dict):
         kept = json.loads(path.read_text()) if path.exists() else {}
         return cls(path, {test: Outcome(**outcome) for test, outcome in kept.items()})
 
-    def update(self, other):
-        super().update(other)
-        return self
-
     def save(self):
         kept = {test: asdict(outcome) for test, outcome in sorted(self.items())}
         self.path.write_text(json.dumps(kept, indent=1))

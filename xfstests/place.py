@@ -11,6 +11,9 @@ USERS = ("fsgqa", "fsgqa2", "123456-fsgqa")
 HELPER = Path("/sbin/mount.fuse.overcoat")
 
 # check compares the type that df shows with FSTYP, which has to be 'fuse' for everything else.
+# Room for the sections' directories, in bytes: tests fill it up.
+ROOM = 24 << 30
+
 DF = """#!/bin/bash
 set -o pipefail
 {df} "$@" | sed 's/fuse\\.overcoat/fuse/'
@@ -58,20 +61,38 @@ def add_users():
             subprocess.run(["useradd", "--badname", "--create-home", user], check=True)
 
 
+@contextlib.contextmanager
+def host(work):
+    """A file system in a sparse file for what lies below the mounts, as some tests fill theirs."""
+    work.mkdir(parents=True, exist_ok=True)
+    image, mountpoint = work / "host.img", work / "host"
+    mountpoint.mkdir(exist_ok=True)
+    with open(image, "wb") as file:
+        file.truncate(ROOM)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        subprocess.run(["mount", "-o", "loop,discard", image, mountpoint], check=True)
+        yield mountpoint
+        subprocess.run(["umount", mountpoint], check=True)
+    finally:
+        image.unlink()
+
+
 class Place:
     """The directories of one section, fresh, and the configuration that points at them."""
 
-    def __init__(self, work, section):
-        self.work = work.resolve()
+    def __init__(self, work, host, section):
+        self.work = work
+        self.host = host
         self.section = section
         self.results = self.work / "results" / section.name
 
     def __enter__(self):
         for side in ("test", "scratch"):
-            shutil.rmtree(self.work / side, ignore_errors=True)
-            (self.work / side / "upper").mkdir(parents=True)
+            shutil.rmtree(self.host / side, ignore_errors=True)
+            (self.host / side / "upper").mkdir(parents=True)
             (self.work / "mnt" / side).mkdir(parents=True, exist_ok=True)
-            lower = self.work / side / "lower"
+            lower = self.host / side / "lower"
             if self.section.lower:
                 subprocess.run(["cp", "-a", self.section.lower, lower], check=True)
             else:
@@ -95,7 +116,7 @@ class Place:
                 subprocess.run(["umount", "-l", self.work / "mnt" / side], check=True)
 
     def _options(self, side):
-        layers = self.work / side
+        layers = self.host / side
         options = [f"lowerdir={layers}/lower", f"upperdir={layers}/upper", *self.section.options]
         return ",".join(options)
 
