@@ -119,8 +119,8 @@ impl<'a> Request<'a> {
                 Operation::Create { name: payload.name()?, flags, mode, umask }
             }
             Opcode::Tmpfile => {
-                let abi::CreateIn { mode, umask, .. } = self.arg()?;
-                Operation::Tmpfile { mode, umask }
+                let abi::CreateIn { flags, mode, umask, .. } = self.arg()?;
+                Operation::Tmpfile { flags, mode, umask }
             }
             Opcode::Read => {
                 let abi::ReadIn { offset, size, .. } = self.arg()?;
@@ -128,7 +128,10 @@ impl<'a> Request<'a> {
             }
             Opcode::Write => self.write()?,
             Opcode::Statfs => Operation::Statfs,
-            Opcode::Release => Operation::Release { fh: self.arg::<abi::ReleaseIn>()?.fh },
+            Opcode::Release => {
+                let abi::ReleaseIn { fh, flags, .. } = self.arg()?;
+                Operation::Release { fh, flags }
+            }
             Opcode::Releasedir => Operation::Releasedir,
             Opcode::Fsync => Operation::Fsync { datasync: self.datasync()? },
             Opcode::Fsyncdir => Operation::Fsyncdir { datasync: self.datasync()? },
@@ -275,6 +278,7 @@ pub enum Operation<'a> {
         umask: u32,
     },
     Tmpfile {
+        flags: u32,
         mode: u32,
         umask: u32,
     },
@@ -292,6 +296,7 @@ pub enum Operation<'a> {
     Statfs,
     Release {
         fh: u64,
+        flags: u32,
     },
     Releasedir,
     Fsync {

@@ -5,13 +5,15 @@
 //! nobody reads any more is another one woken.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use memmap2::MmapMut;
 use parking_lot::{Condvar, Mutex};
 use zerocopy::IntoBytes;
 
+use crate::attr::InodeNo;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
 use crate::fuse::decode::Request;
@@ -109,16 +111,16 @@ impl Buffer {
 /// `lazy`: another transport brings the requests that somebody waits for. What comes here (FORGET)
 /// is left to gather for a moment, as waking this thread for each costs who causes them.
 pub fn serve(
-    connection: impl AsFd,
+    connection: &Arc<OwnedFd>,
     readers: &Readers,
-    dispatcher: &Dispatcher,
+    dispatcher: &Arc<Dispatcher>,
     buffer: &mut Buffer,
     lazy: bool,
 ) -> Result<()> {
     let mut served = Ok(true);
     if readers.join() {
         while served == Ok(true) {
-            served = serve_one(connection.as_fd(), readers, dispatcher, buffer);
+            served = serve_one(connection, readers, dispatcher, buffer);
             if lazy && served == Ok(true) {
                 std::thread::sleep(GATHERING);
             }
@@ -130,12 +132,12 @@ pub fn serve(
 
 /// Serves one request; false when the connection ended. The caller is a reader before and after.
 fn serve_one(
-    connection: BorrowedFd<'_>,
+    connection: &Arc<OwnedFd>,
     readers: &Readers,
-    dispatcher: &Dispatcher,
+    dispatcher: &Arc<Dispatcher>,
     buffer: &mut Buffer,
 ) -> Result<bool> {
-    let len = match read(connection, buffer.request_area()) {
+    let len = match read(connection.as_fd(), buffer.request_area()) {
         Ok(0) | Err(Errno::NODEV) => return Ok(false),
         // The request was withdrawn before it could be read.
         Err(Errno::NOENT) => return Ok(true),
@@ -149,14 +151,35 @@ fn serve_one(
             return Ok(true);
         }
     };
+    if dispatcher.needs_write_back(&request) {
+        answer_after_write_back(connection, dispatcher, request.node(), bytes.to_vec());
+        return Ok(true);
+    }
     let may_block = dispatch::may_block(request.opcode);
     if may_block {
         readers.leave();
     }
     if let Some(outcome) = dispatcher.dispatch(&request, area) {
-        answer(connection, request.header.unique, outcome, area);
+        answer(connection.as_fd(), request.header.unique, outcome, area);
     }
     Ok(!may_block || readers.join())
+}
+
+/// Carries out a request whose answer is small, once the kernel has written out what it holds of `ino`.
+fn answer_after_write_back(
+    connection: &Arc<OwnedFd>,
+    dispatcher: &Arc<Dispatcher>,
+    ino: InodeNo,
+    bytes: Vec<u8>,
+) {
+    let (connection, waiting) = (Arc::clone(connection), Arc::clone(dispatcher));
+    dispatcher.after_write_back(ino, move || {
+        let mut area = [0; 256];
+        let Ok(request) = Request::split(&bytes, waiting.setxattr_ext()) else { return };
+        if let Some(outcome) = waiting.dispatch(&request, &mut area) {
+            answer(connection.as_fd(), request.header.unique, outcome, &area);
+        }
+    });
 }
 
 /// Reads one request. Transient errors are retried.

@@ -128,6 +128,23 @@ impl Dispatcher {
         }
     }
 
+    /// Whether the answer would be wrong as long as the kernel holds written data back: it asks where
+    /// a file has holes without writing out what it has of the file.
+    pub fn needs_write_back(&self, request: &Request<'_>) -> bool {
+        let Some(agreed) = self.agreed.get().filter(|agreed| agreed.writeback_cache()) else {
+            return false;
+        };
+        // Who is not asked to open files cannot tell who has them open for writing.
+        request.opcode == Some(Opcode::Lseek)
+            && (agreed.no_open() || self.overlay.has_writers(self.number(request.node())))
+    }
+
+    /// Runs `job` when the kernel has written out what it holds of `node`, in a thread that serves no
+    /// requests and so may wait for those who do.
+    pub fn after_write_back(&self, node: InodeNo, job: impl FnOnce() + Send + 'static) {
+        self.notifier.after_write_back(node, Box::new(job));
+    }
+
     fn carry_out(&self, req: &Request<'_>, op: Operation<'_>, out: &mut Payload<'_>) -> Result<()> {
         let overlay = &*self.overlay;
         let node = req.node();
@@ -188,8 +205,8 @@ impl Dispatcher {
             Operation::Create { name, flags, mode, umask } => {
                 self.created(out, &overlay.create(ino, name, flags, mode, umask, caller)?)
             }
-            Operation::Tmpfile { mode, umask } => {
-                self.created(out, &overlay.tmpfile(ino, mode, umask, caller)?)
+            Operation::Tmpfile { flags, mode, umask } => {
+                self.created(out, &overlay.tmpfile(ino, flags, mode, umask, caller)?)
             }
             Operation::Read { offset, size } => {
                 out.fill(size as usize, |room| overlay.read(ino, offset, room))
@@ -207,10 +224,11 @@ impl Dispatcher {
                 out.put(&abi::WriteOut { size: written as u32, padding: 0 })
             }
             Operation::Statfs => out.put(&reply::statfs_out(&overlay.statfs()?)),
-            Operation::Release { fh } => {
+            Operation::Release { fh, flags } => {
                 if let Some(files) = &self.files {
                     files.release(node, Opened::of_handle(fh));
                 }
+                overlay.release(ino, flags);
                 Ok(())
             }
             Operation::Releasedir => Ok(()),

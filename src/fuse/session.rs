@@ -199,7 +199,7 @@ fn start(
     }
     let files = wishes.passthrough.then(|| Files::probe(device, &agreed)).transpose();
     let files = files.map_err(MountError::Passthrough)?;
-    let notifier = Notifier::new(Arc::clone(device));
+    let notifier = Notifier::start(Arc::clone(device)).map_err(MountError::Resources)?;
     let dispatcher = Dispatcher::new(overlay, settings.validity, files, notifier);
     let dispatcher = Arc::new(dispatcher);
     dispatcher.agree(agreed);
@@ -250,7 +250,7 @@ fn serve_device(
         let (readers, dispatcher) = (Arc::clone(&readers), Arc::clone(dispatcher));
         let ended = ended.clone();
         let serve = move || {
-            let served = dev::serve(&*device, &readers, &dispatcher, &mut buffer, beside_queues);
+            let served = dev::serve(&device, &readers, &dispatcher, &mut buffer, beside_queues);
             tell_end(&ended, End::Connection(served));
         };
         std::thread::Builder::new()

@@ -74,25 +74,32 @@ impl Overlay {
         &self,
         parent: InodeNo,
         name: &OsStr,
-        _flags: u32,
+        flags: u32,
         mode: u32,
         umask: u32,
         caller: &Caller,
     ) -> Result<Entry> {
         let mode = mode & 0o7777 | FileType::Regular.mode_bits();
-        self.make(parent, Some(name), NewInode { mode, rdev: 0, umask, target: b"", caller })
+        let new = NewInode { mode, rdev: 0, umask, target: b"", caller };
+        let entry = self.make(parent, Some(name), new)?;
+        self.count_writer(entry.attr.ino, flags);
+        Ok(entry)
     }
 
     /// A regular file without a name (O_TMPFILE), which `link` may give one.
     pub fn tmpfile(
         &self,
         parent: InodeNo,
+        flags: u32,
         mode: u32,
         umask: u32,
         caller: &Caller,
     ) -> Result<Entry> {
         let mode = mode & 0o7777 | FileType::Regular.mode_bits();
-        self.make(parent, None, NewInode { mode, rdev: 0, umask, target: b"", caller })
+        let new = NewInode { mode, rdev: 0, umask, target: b"", caller };
+        let entry = self.make(parent, None, new)?;
+        self.count_writer(entry.attr.ino, flags);
+        Ok(entry)
     }
 
     fn make(&self, parent: InodeNo, name: Option<&OsStr>, new: NewInode<'_>) -> Result<Entry> {

@@ -31,6 +31,18 @@ impl Overlay {
         kill_suidgid: bool,
         caller: &Caller,
     ) -> Result<()> {
+        self.prepare_open(ino, flags, kill_suidgid, caller)?;
+        self.count_writer(ino, flags);
+        Ok(())
+    }
+
+    fn prepare_open(
+        &self,
+        ino: InodeNo,
+        flags: u32,
+        kill_suidgid: bool,
+        caller: &Caller,
+    ) -> Result<()> {
         if flags & O_ACCMODE != 0 || flags & O_TRUNC != 0 {
             self.writable()?;
         }

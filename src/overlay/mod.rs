@@ -31,6 +31,7 @@ mod statfs;
 mod txn;
 mod upkeep;
 mod write;
+mod writers;
 mod xattr;
 
 pub use changes::{Change, ChangeKind};

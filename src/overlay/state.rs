@@ -41,6 +41,8 @@ pub(super) struct Node {
     pub parent: InodeNo,
     /// Names asked for in vain; many of them make it worth reading the whole listing.
     pub misses: AtomicU32,
+    /// Open descriptors of a file that may write.
+    pub writers: AtomicU32,
 }
 
 pub(super) struct State {
@@ -91,6 +93,7 @@ impl State {
             listing: None,
             parent,
             misses: AtomicU32::new(0),
+            writers: AtomicU32::new(0),
         });
         node.lookups.fetch_add(1, Ordering::Relaxed);
         node.parent = parent;

@@ -334,7 +334,7 @@ impl<H: Host> Harness<H> {
                     return Ok(());
                 }
                 let (ino, who) = (self.hold(dir)?, caller(0));
-                let got = self.call(|o| o.tmpfile(ino, mode, 0o22, &who));
+                let got = self.call(|o| o.tmpfile(ino, 2, mode, 0o22, &who));
                 let mode = mode & !0o22 | FileType::Regular.mode_bits();
                 let id = self.model.make(dir, Kind::File(Vec::new()), mode, 0, &who);
                 self.model.inodes[id].linkable = true;

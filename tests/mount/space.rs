@@ -2,7 +2,7 @@
 
 use overcoat_tests::rng::bytes;
 use overcoat_tests::{Mount, Scratch, Spec, fsx, mount_tests, overcoat_only};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 const MODES: [FallocateFlags; 5] = [
@@ -121,6 +121,34 @@ mount_tests! {
         let mount = Spec::of(scratch).mount();
         let file = fsx::open_ro(mount.path("lower"));
         assert_eq!(fsx::read_at(&file, (1 << 40) - 2, 9), b"\0\0far");
+    }
+
+    // xfstests' generic/285: `cp` of a file that somebody is writing finds its data by these.
+    fn seek_finds_data_that_the_page_cache_holds_back(scratch) {
+        for transport in ["dev", "auto"] {
+            let spec = Spec::of(scratch).option(&format!("transport={transport}"));
+            let mount = spec.option("writeback=on").mount();
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
+            let open = |n| fsx::open(mount.path(format!("f{n}")), flags).unwrap();
+            let files: Vec<_> = (0..16).map(open).collect();
+            // More of them at a time than there are threads to write out what they wait for.
+            std::thread::scope(|scope| {
+                for file in &files {
+                    scope.spawn(move || {
+                        fsx::write_at(file, 1 << 20, &bytes(1, 300_000));
+                        file.set_len(4 << 20).unwrap();
+                        let seek = |to| rustix::fs::seek(file, to);
+                        assert_eq!(seek(rustix::fs::SeekFrom::Data(0)), Ok(1 << 20));
+                        assert_eq!(seek(rustix::fs::SeekFrom::Hole(1 << 20)), Ok((1 << 20) + 303_104));
+                        fsx::write_at(file, 3 << 20, b"x");
+                        assert_eq!(seek(rustix::fs::SeekFrom::Data(2 << 20)), Ok(3 << 20));
+                        assert_eq!(fsx::read_at(file, 1 << 20, 300_000), bytes(1, 300_000));
+                    });
+                }
+            });
+            drop(files);
+            mount.unmount();
+        }
     }
 
     fn seek_finds_data_and_holes(scratch) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 
+use crate::attr::InodeNo;
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::uring::exchange::{Exchange, Scratch};
 use crate::sys::uring::{Slot, Waker};
@@ -72,6 +73,20 @@ impl Helpers {
             tracing::error!("a request is lost: no helper lives");
         }
     }
+}
+
+/// Answers the request in `slot` once the kernel has written out what it holds of `ino`.
+pub fn answer_after_write_back(
+    slot: Slot,
+    home: &Arc<Mailbox>,
+    dispatcher: &Arc<Dispatcher>,
+    ino: InodeNo,
+) {
+    let (mut slot, home, waiting) = (slot, Arc::clone(home), Arc::clone(dispatcher));
+    dispatcher.after_write_back(ino, move || {
+        Exchange::of(&mut slot).answer(&mut Scratch::default(), &waiting);
+        home.put(slot);
+    });
 }
 
 fn help(work: &Mutex<mpsc::Receiver<Job>>, dispatcher: &Dispatcher) {

@@ -11,7 +11,7 @@ use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, ring_command};
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::uring::exchange::{Exchange, Scratch};
-use crate::fuse::uring::helpers::{Helpers, Mailbox};
+use crate::fuse::uring::helpers::{self, Helpers, Mailbox};
 use crate::sys::uring::{Completion, Ring, Slot};
 
 /// Slots of a queue: one for the thread, and some for what helpers do meanwhile.
@@ -127,7 +127,7 @@ impl Queue {
     }
 
     /// Serves until the kernel has given all slots back for good: the connection ended.
-    fn serve(&mut self, dispatcher: &Dispatcher, helpers: &Helpers) -> Result<()> {
+    fn serve(&mut self, dispatcher: &Arc<Dispatcher>, helpers: &Helpers) -> Result<()> {
         let mut lost = 0;
         let mut end = Ok(());
         while let Some(slot) = self.slots.pop() {
@@ -161,12 +161,24 @@ impl Queue {
     }
 
     /// A request came: answers it, or leaves it to a helper.
-    fn take(&mut self, mut slot: Slot, dispatcher: &Dispatcher, helpers: &Helpers) -> Result<()> {
+    fn take(
+        &mut self,
+        mut slot: Slot,
+        dispatcher: &Arc<Dispatcher>,
+        helpers: &Helpers,
+    ) -> Result<()> {
         let exchange = Exchange::of(&mut slot);
         self.usage.note(exchange.payload_len());
-        if exchange.request().is_ok_and(|request| dispatcher.takes_long(&request)) {
-            helpers.take(slot, &self.mailbox);
-            return Ok(());
+        if let Ok(request) = exchange.request() {
+            if dispatcher.needs_write_back(&request) {
+                let ino = request.node();
+                helpers::answer_after_write_back(slot, &self.mailbox, dispatcher, ino);
+                return Ok(());
+            }
+            if dispatcher.takes_long(&request) {
+                helpers.take(slot, &self.mailbox);
+                return Ok(());
+            }
         }
         exchange.answer(&mut self.scratch, dispatcher);
         self.commit(slot)
