@@ -52,6 +52,13 @@ impl<'a> Exchange<'a> {
         Request::from_parts(header, self.header.op_in.as_bytes(), payload)
     }
 
+    /// Puts an error in the request's place.
+    pub fn refuse(self, errno: Errno) {
+        let asked = abi::InHeader::read_from_prefix(self.header.in_out.as_bytes());
+        let (asked, _) = asked.expect("the area is longer than the header");
+        self.header.put_reply(asked.unique, Err(errno));
+    }
+
     /// Carries the request out and puts the answer in its place.
     ///
     /// The two share the payload's memory, so the short one of them is moved: names are taken to
@@ -73,8 +80,14 @@ impl<'a> Exchange<'a> {
                 .and_then(|request| dispatcher.dispatch(&request, scratch).unwrap_or(Ok(0)));
             outcome.inspect(|&len| payload[..len].copy_from_slice(&scratch[..len]))
         };
-        let out = reply::out_header(asked.unique, outcome);
-        header.in_out.as_mut_bytes()[..size_of::<abi::OutHeader>()].copy_from_slice(out.as_bytes());
-        header.entry.payload_size = outcome.unwrap_or(0) as u32;
+        header.put_reply(asked.unique, outcome);
+    }
+}
+
+impl abi::RingHeader {
+    fn put_reply(&mut self, unique: u64, outcome: Result<usize>) {
+        let out = reply::out_header(unique, outcome);
+        self.in_out.as_mut_bytes()[..size_of::<abi::OutHeader>()].copy_from_slice(out.as_bytes());
+        self.entry.payload_size = outcome.unwrap_or(0) as u32;
     }
 }

@@ -1,6 +1,7 @@
 //! Threads for requests that take long, so that their queues' threads can go on.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
@@ -20,12 +21,14 @@ struct Job {
 pub struct Mailbox {
     /// A leaf lock, held for a few instructions.
     done: Mutex<Vec<Slot>>,
+    /// Requests of the queue that wait for a write-back.
+    waiting: AtomicUsize,
     waker: Waker,
 }
 
 impl Mailbox {
     pub fn new(waker: Waker) -> Mailbox {
-        Mailbox { done: Mutex::default(), waker }
+        Mailbox { done: Mutex::default(), waiting: AtomicUsize::new(0), waker }
     }
 
     fn put(&self, slot: Slot) {
@@ -39,6 +42,10 @@ impl Mailbox {
                 tracing::error!(%errno, "a queue is not woken");
             }
         }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     pub fn take(&self) -> Option<Slot> {
@@ -83,8 +90,10 @@ pub fn answer_after_write_back(
     ino: InodeNo,
 ) {
     let (mut slot, home, waiting) = (slot, Arc::clone(home), Arc::clone(dispatcher));
+    home.waiting.fetch_add(1, Ordering::Relaxed);
     dispatcher.after_write_back(ino, move || {
         Exchange::of(&mut slot).answer(&mut Scratch::default(), &waiting);
+        home.waiting.fetch_sub(1, Ordering::Relaxed);
         home.put(slot);
     });
 }

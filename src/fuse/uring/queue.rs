@@ -17,6 +17,9 @@ use crate::sys::uring::{Completion, Ring, Slot};
 /// Slots of a queue: one for the thread, and some for what helpers do meanwhile.
 const DEPTH: usize = 8;
 
+/// Slots that may wait for a write-back; the others are left for its WRITEs.
+const MOST_WAITING: usize = DEPTH / 2;
+
 /// What is left of a payload in memory when a queue has been idle: a page.
 const KEPT: usize = 4096;
 
@@ -172,6 +175,12 @@ impl Queue {
         if let Ok(request) = exchange.request() {
             if dispatcher.needs_write_back(&request) {
                 let ino = request.node();
+                // A slot that waits cannot bring what it waits for. Programs take the error for a
+                // file system that knows no holes, and read everything.
+                if self.mailbox.waiting() >= MOST_WAITING {
+                    exchange.refuse(Errno::INVAL);
+                    return self.commit(slot);
+                }
                 helpers::answer_after_write_back(slot, &self.mailbox, dispatcher, ino);
                 return Ok(());
             }
