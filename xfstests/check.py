@@ -116,7 +116,8 @@ def not_here(test, place):
 
 def outcome(test, said, place):
     if "[not run]" in said:
-        return Outcome(NOT_RUN, said.partition("[not run]")[2].strip())
+        why = said.partition("[not run]")[2].strip()
+        return Outcome(NOT_RUN, why.replace(f"{place.work}/", ""))
     if "[expunged]" in said:
         return Outcome(EXCLUDED, exclusions.reasons().get(test, "excluded"))
     if re.fullmatch(r"(\d+s \.\.\.)?\s*\d+s", said.strip()):
