@@ -93,10 +93,10 @@ class Place:
             (self.host / side / "upper").mkdir(parents=True)
             (self.work / "mnt" / side).mkdir(parents=True, exist_ok=True)
             lower = self.host / side / "lower"
+            lower.mkdir()
             if self.section.lower:
+                # In a directory of its own: tests take names for free.
                 subprocess.run(["cp", "-a", self.section.lower, lower], check=True)
-            else:
-                lower.mkdir()
         self.results.mkdir(parents=True, exist_ok=True)
         self._write_tools()
         self.config = self.work / "local.config"
