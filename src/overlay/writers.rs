@@ -25,8 +25,10 @@ impl Overlay {
         if writes(flags)
             && let Some(node) = self.state.read().nodes.get(&ino)
         {
-            let one_less = |writers: u32| Some(writers.saturating_sub(1));
-            let _ = node.writers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+            let one_less = |writers: u32| writers.checked_sub(1);
+            if node.writers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
+                tracing::debug!(ino = ino.0, "more writers ended than began");
+            }
         }
     }
 
