@@ -1,5 +1,6 @@
 //! From a request to its reply: decode, call the overlay, encode; for every transport.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -7,6 +8,7 @@ use crate::attr::InodeNo;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, Opcode, fopen};
 use crate::fuse::decode::{Forgets, Operation, Request};
+use crate::fuse::dirs::OpenDirs;
 use crate::fuse::init::Negotiated;
 use crate::fuse::notify::Notifier;
 use crate::fuse::passthrough::{Files, Opened};
@@ -33,6 +35,7 @@ pub struct Dispatcher {
     /// `None` without passthrough: node ids are inode numbers then.
     files: Option<Files>,
     notifier: Notifier,
+    dirs: OpenDirs,
     agreed: OnceLock<Negotiated>,
     counts: [AtomicU64; COUNTERS],
     errors: AtomicU64,
@@ -51,6 +54,7 @@ impl Dispatcher {
             valid,
             files,
             notifier,
+            dirs: OpenDirs::default(),
             agreed: OnceLock::new(),
             counts: [const { AtomicU64::new(0) }; COUNTERS],
             errors: AtomicU64::new(0),
@@ -231,7 +235,10 @@ impl Dispatcher {
                 overlay.release(ino, flags);
                 Ok(())
             }
-            Operation::Releasedir => Ok(()),
+            Operation::Releasedir { handle } => {
+                self.dirs.close(handle);
+                Ok(())
+            }
             Operation::Fsync { datasync } => overlay.fsync(ino, datasync),
             Operation::Fsyncdir { datasync } => overlay.fsyncdir(ino, datasync),
             Operation::Syncfs => overlay.syncfs(),
@@ -242,11 +249,12 @@ impl Dispatcher {
             Operation::Listxattr { size } => out.sized(&overlay.listxattr(ino, caller)?, size),
             Operation::Removexattr { name } => overlay.removexattr(ino, name),
             Operation::Opendir => self.opendir(out),
-            Operation::Readdir { offset, size, plus: false } => {
-                self.readdir(ino, offset, size, out)
-            }
-            Operation::Readdir { offset, size, plus: true } => {
-                self.readdirplus(ino, offset, size, out)
+            Operation::Readdir { handle, offset, size, plus } => {
+                let end = self.dirs.end(handle, offset, overlay.listing_end(ino));
+                match plus {
+                    false => self.readdir(ino, offset..end, size, out),
+                    true => self.readdirplus(ino, offset..end, size, out),
+                }
             }
             Operation::Fallocate { offset, len, mode } => {
                 self.telling_of_lost_privileges(node, true, || {
@@ -380,7 +388,7 @@ impl Dispatcher {
             return Err(Errno::NOSYS);
         }
         let open_flags = fopen::CACHE_DIR | fopen::KEEP_CACHE;
-        out.put(&abi::OpenOut { open_flags, ..Default::default() })
+        out.put(&abi::OpenOut { fh: self.dirs.open(), open_flags, ..Default::default() })
     }
 
     fn batch_forget(&self, items: Forgets<'_>) -> Result<()> {
@@ -388,21 +396,27 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn readdir(&self, ino: InodeNo, offset: u64, size: u32, out: &mut Payload<'_>) -> Result<()> {
+    fn readdir(
+        &self,
+        ino: InodeNo,
+        cookies: Range<u64>,
+        size: u32,
+        out: &mut Payload<'_>,
+    ) -> Result<()> {
         let mut dirents = out.dirents(size);
-        let read = self.overlay.readdir(ino, offset, &mut |entry| dirents.push(&entry));
+        let read = self.overlay.readdir(ino, cookies, &mut |entry| dirents.push(&entry));
         entries_or_error(read, out)
     }
 
     fn readdirplus(
         &self,
         ino: InodeNo,
-        offset: u64,
+        cookies: Range<u64>,
         size: u32,
         out: &mut Payload<'_>,
     ) -> Result<()> {
         let mut dirents = out.dirents(size);
-        let read = self.overlay.readdirplus(ino, offset, &mut |entry, found| {
+        let read = self.overlay.readdirplus(ino, cookies, &mut |entry, found| {
             let looked_up = match found {
                 Some(found) => self.entry_out(found),
                 None => reply::no_entry(entry.ino, entry.dtype),

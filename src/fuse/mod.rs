@@ -14,6 +14,7 @@
 mod abi;
 mod decode;
 mod dev;
+mod dirs;
 mod dispatch;
 mod init;
 mod mount;

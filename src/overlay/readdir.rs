@@ -8,6 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::layer::Listing;
 use crate::upper::Dentry;
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
 /// One name of a directory.
@@ -29,11 +30,18 @@ const FIRST_UPPER: u64 = 1 << 40;
 const PLUS_BATCH: usize = 200;
 
 impl Overlay {
-    /// Emits entries from cookie `offset` on (0 at the start) until `emit` returns false.
+    /// The cookie behind the last entry that a directory has now: what is added comes after it.
+    pub fn listing_end(&self, ino: InodeNo) -> u64 {
+        let st = self.state.read();
+        let dir = st.tree.get(ino).and_then(|inode| inode.dir());
+        FIRST_UPPER + dir.map_or(0, |dir| dir.end())
+    }
+
+    /// Emits the entries of these cookies (0 is the start) until `emit` returns false.
     pub fn readdir(
         &self,
         ino: InodeNo,
-        offset: u64,
+        Range { start: offset, end }: Range<u64>,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
         let listing = self.listing(ino)?;
@@ -78,6 +86,9 @@ impl Overlay {
         for (cookie, name, dentry) in dir.iter().flat_map(|dir| dir.entries_from(from)) {
             // What covers a lower name was emitted in its place.
             let Dentry::Inode { ino, covers: false } = dentry else { continue };
+            if FIRST_UPPER + cookie >= end {
+                break;
+            }
             if !emit(upper_entry(ino, FIRST_UPPER + cookie + 1, name)) {
                 return Ok(());
             }
@@ -96,7 +107,7 @@ impl Overlay {
     pub fn readdirplus(
         &self,
         ino: InodeNo,
-        mut offset: u64,
+        Range { start: mut offset, end }: Range<u64>,
         emit: &mut dyn FnMut(DirEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<()> {
         let mut names = Vec::new();
@@ -104,15 +115,15 @@ impl Overlay {
         loop {
             names.clear();
             batch.clear();
-            self.readdir(ino, offset, &mut |entry| {
+            self.readdir(ino, offset..end, &mut |entry| {
                 names.extend_from_slice(entry.name);
                 batch.push((entry.ino, entry.next, entry.dtype, names.len()));
                 batch.len() < PLUS_BATCH
             })?;
             let mut start = 0;
-            for &(child, next, dtype, end) in &batch {
-                let name = &names[start..end];
-                start = end;
+            for &(child, next, dtype, name_end) in &batch {
+                let name = &names[start..name_end];
+                start = name_end;
                 offset = next;
                 let dot = matches!(name, b"." | b"..");
                 let found = if dot { None } else { self.lookup_listed(ino, name) };

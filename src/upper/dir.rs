@@ -164,6 +164,11 @@ impl Dir {
         live.map(|slot| (slot.cookie >> 1, slot.name(&self.names), slot.dentry()))
     }
 
+    /// The cookie that the next new entry gets.
+    pub fn end(&self) -> u64 {
+        self.next_cookie
+    }
+
     /// Names of this directory that are present in the upper.
     pub fn live(&self) -> usize {
         self.live as usize

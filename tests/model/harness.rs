@@ -711,8 +711,8 @@ impl<H: Host> Harness<H> {
             !more
         };
         let read = match plus {
-            true => overlay.readdirplus(ino, cookie, &mut take),
-            false => overlay.readdir(ino, cookie, &mut |entry| take(entry, None)),
+            true => overlay.readdirplus(ino, cookie..u64::MAX, &mut take),
+            false => overlay.readdir(ino, cookie..u64::MAX, &mut |entry| take(entry, None)),
         };
         read.map_err(|err| format!("readdir: {err}"))?;
         let mut names = Vec::new();

@@ -32,6 +32,22 @@ fn names(directory: impl AsFd) -> Vec<CString> {
 }
 
 mount_tests! {
+    // xfstests' generic/736.
+    fn renaming_entries_as_they_are_read_ends(scratch) {
+        let mount = Spec::of(scratch).mount();
+        fsx::mkdir(mount.path("d"));
+        fill(fsx::open_dir(mount.path("d")), "f", 2000);
+        let mut seen = 0;
+        for entry in std::fs::read_dir(mount.path("d")).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::rename(&path, mount.path("moved")).unwrap();
+            std::fs::rename(mount.path("moved"), path.with_extension("again")).unwrap();
+            seen += 1;
+            assert!(seen <= 2000, "entries that were renamed come again");
+        }
+        assert_eq!(names(fsx::open_dir(mount.path("d"))).len(), 2000);
+    }
+
     fn all_entries_of_lower_and_upper_once(scratch) {
         let half = size() / 2;
         fsx::mkdir(scratch.lower().join("d"));
