@@ -51,7 +51,8 @@ pub struct Settings {
     pub writeback_cache: Option<bool>,
     /// Regular files are opened and closed without asking: nothing here depends on who has what open.
     pub no_open: bool,
-    /// Directories are opened and closed without asking.
+    /// Directories are opened and closed without asking. A listing then has no end of its own: who
+    /// renames the entries of a directory while reading it may meet them again for ever.
     pub no_opendir: bool,
     /// The mount may be id-mapped (`mount --map-users`).
     pub idmap: bool,
@@ -73,7 +74,7 @@ impl Default for Settings {
             clone_device: true,
             writeback_cache: None,
             no_open: true,
-            no_opendir: true,
+            no_opendir: false,
             idmap: true,
             max_write: 1 << 20,
             max_background: 64,
