@@ -133,16 +133,18 @@ mount_tests! {
     fn a_queue_for_each_cpu(scratch) {
         uring_only!();
         let mount = spec(scratch).mount();
-        let names = threads(&mount);
-        let queues = names.iter().filter(|name| name.starts_with("ring-")).count();
-        let readers = names.iter().filter(|name| name.starts_with("fuse-")).count();
         let cpus = std::fs::read_dir("/sys/devices/system/cpu").unwrap()
             .filter(|entry| {
                 let name = entry.as_ref().unwrap().file_name().into_string().unwrap();
                 name.strip_prefix("cpu").is_some_and(|rest| rest.parse::<u32>().is_ok())
             })
             .count();
-        assert_eq!((queues, readers), (cpus, 1), "{names:?}");
+        // A thread gives itself its name after its start.
+        tool::eventually("a thread for each queue and one reader", LIMIT, || {
+            let names = threads(&mount);
+            let count = |prefix| names.iter().filter(|name| name.starts_with(prefix)).count();
+            (count("ring-"), count("fuse-")) == (cpus, 1)
+        });
     }
 
     fn data_of_every_size(scratch) {
