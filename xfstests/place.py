@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 USERS = ("fsgqa", "fsgqa2", "123456-fsgqa")
@@ -61,6 +62,15 @@ def add_users():
             subprocess.run(["useradd", "--badname", "--create-home", user], check=True)
 
 
+def unmount(mountpoint):
+    """A daemon closes its filestore a moment after its own mount has gone."""
+    deadline = time.monotonic() + 30
+    while subprocess.run(["umount", mountpoint], capture_output=True).returncode != 0:
+        if time.monotonic() > deadline:
+            sys.exit(f"xfstests/run: {mountpoint} stays busy")
+        time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def host(work):
     """A file system in a sparse file for what lies below the mounts, as some tests fill theirs."""
@@ -73,7 +83,7 @@ def host(work):
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
         subprocess.run(["mount", "-o", "loop,discard", image, mountpoint], check=True)
         yield mountpoint
-        subprocess.run(["umount", mountpoint], check=True)
+        unmount(mountpoint)
     finally:
         image.unlink()
 
