@@ -132,9 +132,7 @@ impl<'a> Request<'a> {
                 let abi::ReleaseIn { fh, flags, .. } = self.arg()?;
                 Operation::Release { fh, flags }
             }
-            Opcode::Releasedir => {
-                Operation::Releasedir { handle: self.arg::<abi::ReleaseIn>()?.fh }
-            }
+            Opcode::Releasedir => Operation::Releasedir,
             Opcode::Fsync => Operation::Fsync { datasync: self.datasync()? },
             Opcode::Fsyncdir => Operation::Fsyncdir { datasync: self.datasync()? },
             Opcode::Syncfs => Operation::Syncfs,
@@ -147,8 +145,8 @@ impl<'a> Request<'a> {
             Opcode::Removexattr => Operation::Removexattr { name: payload.xattr_name()? },
             Opcode::Opendir => Operation::Opendir,
             Opcode::Readdir | Opcode::Readdirplus => {
-                let abi::ReadIn { fh, offset, size, .. } = self.arg()?;
-                Operation::Readdir { handle: fh, offset, size, plus: opcode == Opcode::Readdirplus }
+                let abi::ReadIn { offset, size, .. } = self.arg()?;
+                Operation::Readdir { offset, size, plus: opcode == Opcode::Readdirplus }
             }
             Opcode::Fallocate => {
                 let abi::FallocateIn { offset, length, mode, .. } = self.arg()?;
@@ -300,9 +298,7 @@ pub enum Operation<'a> {
         fh: u64,
         flags: u32,
     },
-    Releasedir {
-        handle: u64,
-    },
+    Releasedir,
     Fsync {
         datasync: bool,
     },
@@ -329,7 +325,6 @@ pub enum Operation<'a> {
     },
     Opendir,
     Readdir {
-        handle: u64,
         offset: u64,
         size: u32,
         plus: bool,

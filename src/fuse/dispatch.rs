@@ -8,8 +8,8 @@ use crate::attr::InodeNo;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, Opcode, fopen};
 use crate::fuse::decode::{Forgets, Operation, Request};
-use crate::fuse::dirs::OpenDirs;
 use crate::fuse::init::Negotiated;
+use crate::fuse::listings::Listings;
 use crate::fuse::notify::Notifier;
 use crate::fuse::passthrough::{Files, Opened};
 use crate::fuse::reply::{self, Payload, Validity};
@@ -35,7 +35,7 @@ pub struct Dispatcher {
     /// `None` without passthrough: node ids are inode numbers then.
     files: Option<Files>,
     notifier: Notifier,
-    dirs: OpenDirs,
+    listings: Listings,
     agreed: OnceLock<Negotiated>,
     counts: [AtomicU64; COUNTERS],
     errors: AtomicU64,
@@ -54,7 +54,7 @@ impl Dispatcher {
             valid,
             files,
             notifier,
-            dirs: OpenDirs::default(),
+            listings: Listings::default(),
             agreed: OnceLock::new(),
             counts: [const { AtomicU64::new(0) }; COUNTERS],
             errors: AtomicU64::new(0),
@@ -78,23 +78,25 @@ impl Dispatcher {
         self.agreed.get().map_or(0, |agreed| agreed.max_io)
     }
 
-    /// Requests seen so far, by operation; those never seen are left out.
-    pub fn operations(&self) -> impl Iterator<Item = (Opcode, u64)> {
-        Opcode::ALL.iter().filter_map(|&op| {
-            let count = self.counts.get(op as usize)?.load(Ordering::Relaxed);
-            (count > 0).then_some((op, count))
-        })
-    }
-
-    /// Replies so far that were errors, "no such file" included.
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Relaxed)
+    /// Logs how many requests of each operation came: where a workload's time goes.
+    fn tell_of_requests(&self) {
+        let mut told = String::new();
+        for &op in Opcode::ALL {
+            let count =
+                self.counts.get(op as usize).map_or(0, |count| count.load(Ordering::Relaxed));
+            if count > 0 {
+                told += &format!(" {op:?} {count},");
+            }
+        }
+        let errors = self.errors.load(Ordering::Relaxed);
+        tracing::info!("served{told} of which {errors} were answered with an error");
     }
 
     /// The end of the connection; only the first call reaches the overlay.
     pub fn destroy(&self) {
         if !self.destroyed.swap(true, Ordering::AcqRel) {
             self.overlay.destroy();
+            self.tell_of_requests();
         }
     }
 
@@ -235,10 +237,7 @@ impl Dispatcher {
                 overlay.release(ino, flags);
                 Ok(())
             }
-            Operation::Releasedir { handle } => {
-                self.dirs.close(handle);
-                Ok(())
-            }
+            Operation::Releasedir => Ok(()),
             Operation::Fsync { datasync } => overlay.fsync(ino, datasync),
             Operation::Fsyncdir { datasync } => overlay.fsyncdir(ino, datasync),
             Operation::Syncfs => overlay.syncfs(),
@@ -249,8 +248,8 @@ impl Dispatcher {
             Operation::Listxattr { size } => out.sized(&overlay.listxattr(ino, caller)?, size),
             Operation::Removexattr { name } => overlay.removexattr(ino, name),
             Operation::Opendir => self.opendir(out),
-            Operation::Readdir { handle, offset, size, plus } => {
-                let end = self.dirs.end(handle, offset, overlay.listing_end(ino));
+            Operation::Readdir { offset, size, plus } => {
+                let end = self.listings.end(ino, offset, overlay.listing_end(ino));
                 match plus {
                     false => self.readdir(ino, offset..end, size, out),
                     true => self.readdirplus(ino, offset..end, size, out),
@@ -388,7 +387,7 @@ impl Dispatcher {
             return Err(Errno::NOSYS);
         }
         let open_flags = fopen::CACHE_DIR | fopen::KEEP_CACHE;
-        out.put(&abi::OpenOut { fh: self.dirs.open(), open_flags, ..Default::default() })
+        out.put(&abi::OpenOut { open_flags, ..Default::default() })
     }
 
     fn batch_forget(&self, items: Forgets<'_>) -> Result<()> {

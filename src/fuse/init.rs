@@ -22,8 +22,6 @@ pub struct Wishes {
     pub max_background: u16,
     /// Regular files are opened and closed without asking.
     pub no_open: bool,
-    /// Directories are opened without asking.
-    pub no_opendir: bool,
     /// Mounts of this file system may be id-mapped. The kernel wants `default_permissions` then.
     pub idmap: bool,
     /// Requests travel over io_uring, where the kernel offers it.
@@ -105,7 +103,7 @@ const ALWAYS: u64 = init::ASYNC_READ
     | init::BIG_WRITES
     | init::DONT_MASK
     | init::DO_READDIRPLUS
-    | init::READDIRPLUS_AUTO
+    | init::NO_OPENDIR_SUPPORT
     | init::PARALLEL_DIROPS
     | init::POSIX_ACL
     | init::ABORT_ERROR
@@ -172,7 +170,6 @@ fn wanted(wishes: &Wishes) -> u64 {
         (wishes.no_open, init::NO_OPEN_SUPPORT),
         // Where nobody is asked to open, O_TRUNC has to be asked for.
         (!wishes.no_open, init::ATOMIC_O_TRUNC),
-        (wishes.no_opendir, init::NO_OPENDIR_SUPPORT),
         (wishes.idmap, init::ALLOW_IDMAP),
         (wishes.uring, init::OVER_IO_URING),
         (wishes.passthrough, init::PASSTHROUGH),
@@ -191,7 +188,6 @@ mod tests {
         max_pages_limit: 256,
         max_background: 64,
         no_open: false,
-        no_opendir: false,
         idmap: true,
         uring: false,
         passthrough: false,

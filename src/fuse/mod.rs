@@ -14,9 +14,10 @@
 mod abi;
 mod decode;
 mod dev;
-mod dirs;
+
 mod dispatch;
 mod init;
+mod listings;
 mod mount;
 mod notify;
 mod passthrough;
@@ -24,7 +25,6 @@ mod reply;
 mod session;
 mod uring;
 
-pub use dispatch::Dispatcher;
 pub use mount::{Atime, MountError, MountOptions};
 pub use reply::Validity;
 pub use session::{Mounted, Session, Settings, Transport, Unmounter};

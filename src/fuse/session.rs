@@ -51,9 +51,6 @@ pub struct Settings {
     pub writeback_cache: Option<bool>,
     /// Regular files are opened and closed without asking: nothing here depends on who has what open.
     pub no_open: bool,
-    /// Directories are opened and closed without asking. A listing then has no end of its own: who
-    /// renames the entries of a directory while reading it may meet them again for ever.
-    pub no_opendir: bool,
     /// The mount may be id-mapped (`mount --map-users`).
     pub idmap: bool,
     /// The largest READ or WRITE in bytes, as far as the kernel allows.
@@ -74,7 +71,6 @@ impl Default for Settings {
             clone_device: true,
             writeback_cache: None,
             no_open: true,
-            no_opendir: false,
             idmap: true,
             max_write: 1 << 20,
             max_background: 64,
@@ -93,7 +89,6 @@ impl Settings {
             max_background: self.max_background,
             // What is passed through is told at OPEN.
             no_open: self.no_open && !self.passthrough,
-            no_opendir: self.no_opendir,
             idmap: self.idmap,
             uring: false,
             passthrough: self.passthrough,
@@ -324,11 +319,6 @@ impl Mounted {
     /// What can end the mount from any thread.
     pub fn unmounter(&self) -> Unmounter {
         self.unmounter.clone()
-    }
-
-    /// Counters of what was served.
-    pub fn dispatcher(&self) -> Arc<Dispatcher> {
-        Arc::clone(&self.dispatcher)
     }
 
     /// Returns when the connection ended, by whomever it was ended, and the overlay was destroyed.

@@ -133,9 +133,13 @@ mount_tests! {
         assert_eq!(child.wait().unwrap().code(), Some(0));
         let mut said = String::new();
         child.stderr.unwrap().read_to_string(&mut said).unwrap();
-        // One line says how requests travel.
-        assert!(said.lines().count() <= 1, "{said}");
-        assert!(said.is_empty() || said.starts_with("overcoat: serving over "), "{said}");
+        // How requests travel, and which came.
+        let lines: Vec<_> = said.lines().collect();
+        let [.., served] = lines[..] else { panic!("nothing is logged") };
+        assert!(lines.len() <= 2, "{said}");
+        assert!(lines.len() == 1 || lines[0].starts_with("overcoat: serving over "), "{said}");
+        assert!(served.starts_with("overcoat: served Lookup 1,"), "{said}");
+        assert!(served.contains(" Create 1,"), "{said}");
     }
 
     fn umount_fusermount_and_sigterm_end_it(scratch) {

@@ -34,7 +34,7 @@ const STEPS: &[(&str, &str)] = &[
     (
         "pip install",
         "pip3 install -q --break-system-packages --root-user-action=ignore --no-index \
-         --find-links /srv/wheels django sympy",
+         --find-links /srv/wheels first second",
     ),
     ("300 sqlite commits", "python3 -c \"$SQLITE\""),
 ];
