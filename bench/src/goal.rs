@@ -9,6 +9,7 @@ pub const OVERLAY_VOLATILE: &str = "overlay-volatile";
 pub const OVERLAY_TMPFS: &str = "overlay-tmpfs";
 pub const FUSE_OVERLAYFS: &str = "fuse-overlayfs";
 pub const RUNSC: &str = "runsc";
+pub const NULL: &str = "null";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {

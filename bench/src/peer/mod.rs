@@ -3,6 +3,7 @@
 mod fuse;
 mod gvisor;
 mod kernel;
+pub mod null;
 
 use std::path::Path;
 use std::process::Command;
@@ -24,6 +25,11 @@ pub trait Peer {
 
     /// Whether other processes see the view: in a sandbox only its own commands do.
     fn shows_on_host(&self) -> bool {
+        true
+    }
+
+    /// Whether it shows an image: some only take what is written.
+    fn has_layers(&self) -> bool {
         true
     }
 
@@ -61,5 +67,6 @@ pub fn all() -> Vec<Box<dyn Peer>> {
         Box::new(fuse::OVERCOAT),
         Box::new(fuse::OVERCOAT_URING),
         Box::new(fuse::OVERCOAT_VOLATILE),
+        Box::new(null::Null),
     ]
 }

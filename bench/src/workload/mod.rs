@@ -25,7 +25,7 @@ pub struct Workload {
 /// All, in the order of the report.
 pub const ALL: &[Workload] = &[
     Workload { name: "fsstress", image: Image::Stress, suits: any, run: stress::run },
-    Workload { name: "ops", image: Image::Empty, suits: host, run: ops::run },
+    Workload { name: "ops", image: Image::Empty, suits: bare, run: ops::run },
     Workload { name: "apt", image: Image::Base, suits: host, run: work::apt },
     Workload { name: "work", image: Image::Work, suits: host, run: work::run },
     Workload { name: "compile", image: Image::Work, suits: sandbox, run: work::compile },
@@ -36,11 +36,15 @@ pub const ALL: &[Workload] = &[
     Workload { name: "scale", image: Image::Empty, suits: host, run: scale::run },
 ];
 
-fn any(_: &dyn Peer) -> bool {
-    true
+fn any(peer: &dyn Peer) -> bool {
+    peer.has_layers()
 }
 
 fn host(peer: &dyn Peer) -> bool {
+    peer.shows_on_host() && peer.has_layers()
+}
+
+fn bare(peer: &dyn Peer) -> bool {
     peer.shows_on_host()
 }
 

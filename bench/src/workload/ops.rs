@@ -133,7 +133,9 @@ pub fn run(trial: &mut Trial<'_>) -> Result {
             trial.record(&format!("ops: {row}, {threads} {plural}"), Unit::Micros, micros);
         }
     }
-    listing(trial, &view.path("listing"))?;
+    if trial.peer.has_layers() {
+        listing(trial, &view.path("listing"))?;
+    }
     view.unmount().map(drop)
 }
 
