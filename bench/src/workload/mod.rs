@@ -29,7 +29,7 @@ pub const ALL: &[Workload] = &[
     Workload { name: "apt", image: Image::Base, suits: host, run: work::apt },
     Workload { name: "work", image: Image::Work, suits: host, run: work::run },
     Workload { name: "compile", image: Image::Work, suits: sandbox, run: work::compile },
-    Workload { name: "data", image: Image::Empty, suits: host, run: data::run },
+    Workload { name: "data", image: Image::Empty, suits: bare, run: data::run },
     Workload { name: "lower", image: Image::Big, suits: host, run: lower::run },
     Workload { name: "life", image: Image::Empty, suits: host, run: life::run },
     Workload { name: "fleet", image: Image::Work, suits: layered, run: fleet::run },
