@@ -219,7 +219,7 @@ impl Dispatcher {
             }
             Operation::Write { offset, data, cached, kill_suidgid } => {
                 let by = match (cached, kill_suidgid) {
-                    (true, _) => Writer::PageCache,
+                    (true, _) => Writer::PageCache { keeps_times: self.writes_back() },
                     (false, true) => Writer::Unprivileged(caller),
                     (false, false) => Writer::Privileged,
                 };
@@ -364,11 +364,15 @@ impl Dispatcher {
         out.put(&self.opened_file(Opened::Cached))
     }
 
+    /// Whether the kernel holds written data back, and their times.
+    fn writes_back(&self) -> bool {
+        self.agreed.get().is_some_and(Negotiated::writeback_cache)
+    }
+
     /// Data stay cached from open to open: nobody but this mount changes them. Without the
     /// writeback cache there is nothing for a close to write out.
     fn opened_file(&self, opened: Opened) -> abi::OpenOut {
-        let writeback = self.agreed.get().is_some_and(Negotiated::writeback_cache);
-        let noflush = if writeback { 0 } else { fopen::NOFLUSH };
+        let noflush = if self.writes_back() { 0 } else { fopen::NOFLUSH };
         let fh = opened.handle();
         match opened {
             Opened::Through(id) => {

@@ -60,6 +60,8 @@ pub(super) struct Effect<'a> {
     pub kill_suidgid: Option<&'a Caller>,
     /// The times stay: the kernel holds newer ones and will send them.
     pub keep_times: bool,
+    /// The file capabilities stay: who had the data written has dropped them, or has stored to a mapping.
+    pub keep_capability: bool,
     /// These blocks become a hole: first, count.
     pub hole: Option<(u64, u64)>,
 }
@@ -67,8 +69,12 @@ pub(super) struct Effect<'a> {
 /// Who writes.
 #[derive(Clone, Copy, Debug)]
 pub enum Writer<'a> {
-    /// The kernel writes back its pages; nobody's privileges count, and it keeps the times.
-    PageCache,
+    /// The kernel writes back its pages. Nobody's privileges count: it has dropped what a write drops, and a
+    /// store to a mapping drops nothing. `keeps_times`: it holds writes back, and the times with them; otherwise
+    /// these are stores to mappings, whose time is known only here.
+    PageCache {
+        keeps_times: bool,
+    },
     /// Somebody with CAP_FSETID: a setuid file stays one.
     Privileged,
     Unprivileged(&'a Caller),
@@ -94,8 +100,13 @@ impl Overlay {
             Writer::Unprivileged(caller) => Some(caller),
             _ => None,
         };
-        let keep_times = matches!(by, Writer::PageCache);
-        let effect = Effect { grow_to: end, kill_suidgid, keep_times, hole: None };
+        let effect = Effect {
+            grow_to: end,
+            kill_suidgid,
+            keep_times: matches!(by, Writer::PageCache { keeps_times: true }),
+            keep_capability: matches!(by, Writer::PageCache { .. }),
+            hole: None,
+        };
         self.commit_data(ino, fresh, effect)?;
         Ok(data.len())
     }
@@ -215,7 +226,7 @@ impl Overlay {
             (None, Some(raised)) => raised.xattr(CAPABILITY).is_some(),
             (None, None) => false,
         };
-        if had_capability {
+        if had_capability && !effect.keep_capability {
             tx.put(Record::RemoveXattr { ino, name: CAPABILITY });
         }
         if mode != image.mode {

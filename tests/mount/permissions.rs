@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use overcoat_tests::fsx::{NOBODY, acl, acl_tag};
-use overcoat_tests::{Spec, fsx, mount_tests, tool};
+use overcoat_tests::{Spec, fsx, mount_tests, overcoat_only, tool};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -141,6 +141,21 @@ mount_tests! {
         assert_eq!(fsx::set_xattr(mount.path("f"), DEFAULT, &plain), Err(Errno::ACCESS));
     }
 
+    fn an_acl_that_is_not_there_can_be_removed(scratch) {
+        overcoat_only!();
+        fsx::write(scratch.lower().join("f"), "x");
+        fsx::mkdir(scratch.lower().join("d"));
+        let mount = Spec::of(scratch).mount();
+        for name in [ACCESS, DEFAULT] {
+            for path in ["f", "d"] {
+                rustix::fs::removexattr(mount.path(path), name)
+                    .unwrap_or_else(|error| panic!("{name} of {path}: {error}"));
+            }
+        }
+        let other = rustix::fs::removexattr(mount.path("f"), "user.a");
+        assert_eq!(other, Err(Errno::NODATA));
+    }
+
     fn file_capabilities_work_and_are_cleared_by_a_write(scratch) {
         let lower = scratch.lower();
         let secret = lower.join("secret");
@@ -166,6 +181,25 @@ mount_tests! {
         assert!(cat("moved"), "capability set again");
         fsx::chown(mount.path("moved"), 0, 1);
         assert_eq!(fsx::get_xattr(mount.path("moved"), "security.capability"), Err(Errno::NODATA));
+    }
+
+    fn a_store_to_a_mapping_clears_nothing(scratch) {
+        let lower = scratch.lower().join("f");
+        fsx::write(&lower, vec![b'x'; 10_000]);
+        fsx::chmod(&lower, 0o6755);
+        fsx::set_xattr(&lower, "security.capability", &file_capability(2)).unwrap();
+        for writeback in ["writeback=on,passthrough=off", "writeback=off"] {
+            let mount = Spec::of(scratch).option(writeback).mount();
+            let file = fsx::open_rw(mount.path("f"));
+            // SAFETY: the file keeps its length while it is mapped.
+            let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+            map[5000] += 1;
+            map.flush().unwrap();
+            drop((map, file));
+            assert_eq!(fsx::statx(mount.path("f")).stx_mode & 0o7777, 0o6755, "{writeback}");
+            let kept = fsx::get_xattr(mount.path("f"), "security.capability");
+            assert!(kept == Ok(file_capability(2)), "{writeback}: {kept:?}");
+        }
     }
 
     fn setuid_programs_work(scratch) {

@@ -118,6 +118,31 @@ mount_tests! {
         assert_eq!(other(now), Ok(()));
     }
 
+    fn a_store_to_a_mapping_moves_mtime(scratch) {
+        for writeback in ["on", "off"] {
+            let lower = scratch.lower().join(writeback);
+            fsx::write(&lower, vec![b'x'; 10_000]);
+            fsx::set_times(&lower, (1, 1), (2, 2)).unwrap();
+        }
+        for writeback in ["on", "off"] {
+            let option = format!("writeback={writeback},passthrough=off");
+            let mount = Spec::of(scratch).option(&option).mount();
+            let path = mount.path(writeback);
+            let file = fsx::open_rw(&path);
+            // SAFETY: the file keeps its length while it is mapped.
+            let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+            map[5000] = b'y';
+            map.flush().unwrap();
+            drop(map);
+            let moved = fsx::mtime(&path);
+            assert!(moved.0 > 2, "writeback={writeback}");
+            drop(file);
+            mount.unmount();
+            let mount = Spec::of(scratch).option(&option).mount();
+            assert_eq!(fsx::mtime(mount.path(writeback)), moved, "after a remount");
+        }
+    }
+
     fn mtime_of_a_closed_file_stays(scratch) {
         let mount = Spec::of(scratch).mount();
         fsx::write(mount.path("f"), vec![1; 100_000]);
