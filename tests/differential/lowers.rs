@@ -90,7 +90,7 @@ fn fill_top(root: &Path) {
 }
 
 /// Gives everything a time of long ago, so that a forgotten update shows.
-fn make_old(root: &Path) {
+pub fn make_old(root: &Path) {
     for entry in std::fs::read_dir(root).unwrap() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_dir() {

@@ -64,6 +64,8 @@ pub enum Op {
     Fallocate(Path, Falloc, u64, u64),
     CopyRange(Path, Path, u64, u64, usize),
     SeekData(Path),
+    /// Stores to a shared mapping: offset, length, seed of the bytes.
+    MapWrite(Path, u64, u32, u8),
     Mkdir(Path, u32),
     Rmdir(Path),
     Unlink(Path),

@@ -8,6 +8,7 @@
 
 mod compare;
 mod lowers;
+mod matrix;
 mod op;
 mod regressions;
 mod view;

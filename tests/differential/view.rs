@@ -153,6 +153,9 @@ impl View {
             Op::CopyRange(from, to, from_offset, to_offset, len) => {
                 self.copy_range((from, from_offset), (to, to_offset), len)
             }
+            Op::MapWrite(path, offset, len, seed) => {
+                self.open_file(path, OFlags::RDWR).and_then(|file| store(&file, offset, len, seed))
+            }
             Op::SeekData(path) => self.open_file(path, OFlags::RDONLY).and_then(|file| {
                 // Where the last data are is the same everywhere; where holes begin is not.
                 let size = fs::fstat(&file)?.st_size as u64;
@@ -353,6 +356,21 @@ fn write(file: &File, offset: u64, len: u32, seed: u8) -> Result<Value> {
     file.write_all_at(&bytes(seed.into(), len as usize), offset)
         .map(nothing)
         .map_err(|error| error_of(&error))
+}
+
+/// Stores to a shared mapping of what the file has; nothing past its end.
+fn store(file: &File, offset: u64, len: u32, seed: u8) -> Result<Value> {
+    let size = fs::fstat(file)?.st_size as u64;
+    if size < offset + u64::from(len) {
+        return Err(Errno::NXIO);
+    }
+    let mut options = memmap2::MmapOptions::new();
+    options.len(usize::try_from(size).unwrap());
+    // SAFETY: nobody cuts the file while it is mapped.
+    let mut map = unsafe { options.map_mut(file) }.map_err(|error| error_of(&error))?;
+    let start = usize::try_from(offset).unwrap();
+    map[start..start + len as usize].copy_from_slice(&bytes(seed.into(), len as usize));
+    Ok(Value::Nothing)
 }
 
 fn read(file: &File, offset: u64, len: usize) -> Result<Value> {
