@@ -5,6 +5,7 @@
 mod accounting;
 mod bad_input;
 mod big_directory;
+mod coherence;
 mod command_line;
 mod copy_up;
 mod data;
