@@ -73,7 +73,8 @@ pub fn describe(result: &Result<Value>) -> String {
     }
 }
 
-fn become_user(uid: u32) {
+/// Makes the calling thread this user's.
+pub fn become_user(uid: u32) {
     // Back to root first: only root may go elsewhere.
     set_thread_res_uid(None, Uid::ROOT, None).unwrap();
     set_thread_res_gid(None, Gid::from_raw(uid), None).unwrap();

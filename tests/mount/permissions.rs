@@ -156,6 +156,20 @@ mount_tests! {
         assert_eq!(other, Err(Errno::NODATA));
     }
 
+    fn removing_an_acl_keeps_setgid(scratch) {
+        overcoat_only!();
+        let lower = scratch.lower().join("f");
+        fsx::write(&lower, "x");
+        fsx::chown(&lower, NOBODY, 0);
+        fsx::chmod(&lower, 0o2755);
+        fsx::set_xattr(&lower, ACCESS, &acl_for_1234(7)).unwrap();
+        fsx::chmod(&lower, 0o2755);
+        let mount = Spec::of(scratch).mount();
+        let path = mount.path("f");
+        fsx::as_user(NOBODY, NOBODY, || rustix::fs::removexattr(&path, ACCESS)).unwrap();
+        assert_eq!(mode(&path), 0o2755);
+    }
+
     fn file_capabilities_work_and_are_cleared_by_a_write(scratch) {
         let lower = scratch.lower();
         let secret = lower.join("secret");
