@@ -10,6 +10,7 @@ mod copy_up;
 mod data;
 mod documented;
 mod full_disk;
+mod ioctl;
 mod kill;
 mod layers;
 mod locks;
