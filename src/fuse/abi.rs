@@ -388,6 +388,8 @@ pub mod ioctl {
     pub const SHUTDOWN: u32 = 0x8004_587d;
     /// `FITRIM` of a [`super::TrimRange`].
     pub const TRIM: u32 = 0xc018_5879;
+    /// `FS_IOC_GETFLAGS`. The number says that flags are a long; the kernel wants 32 bits.
+    pub const GET_FLAGS: u32 = 0x8008_6601;
 }
 
 /// The commands of a ring.

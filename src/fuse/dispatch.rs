@@ -415,6 +415,11 @@ impl Dispatcher {
                 out.put(&abi::IoctlOut::default())?;
                 out.put(&abi::TrimRange { len, ..range })
             }
+            // Nobody can set any: the kernel would not enforce them.
+            abi::ioctl::GET_FLAGS => {
+                out.put(&abi::IoctlOut::default())?;
+                out.put(&0u32)
+            }
             _ => Err(Errno::NOTTY),
         }
     }
