@@ -34,6 +34,8 @@ const MUCH: usize = 64 << 10;
 pub struct Dispatcher {
     overlay: Arc<Overlay>,
     valid: Validity,
+    /// Mounted `ro`. Immutable.
+    read_only: bool,
     /// `None` without passthrough: node ids are inode numbers then.
     files: Option<Files>,
     notifier: Notifier,
@@ -50,12 +52,14 @@ impl Dispatcher {
     pub fn new(
         overlay: Arc<Overlay>,
         valid: Validity,
+        read_only: bool,
         files: Option<Files>,
         notifier: Notifier,
     ) -> Dispatcher {
         Dispatcher {
             overlay,
             valid,
+            read_only,
             files,
             notifier,
             dirs: OpenDirs::default(),
@@ -409,6 +413,8 @@ impl Dispatcher {
                 self.down.store(true, Ordering::Release);
                 out.put(&abi::IoctlOut::default())
             }
+            // The VFS leaves this question to the file system.
+            abi::ioctl::TRIM if self.read_only => Err(Errno::ROFS),
             abi::ioctl::TRIM => {
                 let range = abi::TrimRange::read_from_bytes(data).map_err(|_| Errno::IO)?;
                 let len = self.overlay.trim(range.start, range.len, range.minlen, caller)?;

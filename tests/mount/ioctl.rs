@@ -96,5 +96,8 @@ mount_tests! {
         assert_eq!(trim(mount.root(), 0, 4095, 0), Err(Errno::INVAL));
         let user = fsx::as_user(1000, 1000, || trim(mount.root(), 0, u64::MAX, 0));
         assert_eq!(user, Err(Errno::PERM));
+        mount.unmount();
+        let mount = Spec::of(scratch).option("ro").mount();
+        assert_eq!(trim(mount.root(), 0, u64::MAX, 0), Err(Errno::ROFS));
     }
 }
