@@ -14,6 +14,8 @@ from outcome import EXCLUDED, FAILED, NOT_RUN, PASSED, Outcome
 
 # How check begins the line of a test; the rest of the line comes when the test has ended.
 TEST = re.compile(r"^(\w+/\d+)\s*(.*)$")
+# How it tells that a test printed what it should not.
+MISMATCH = "output mismatch"
 
 
 class Watch:
@@ -74,16 +76,24 @@ def run(directory, place, what, limit, everything):
         stderr=subprocess.STDOUT,
     )
     watch = Watch(check, place, limit)
-    test, said = None, ""
+    test, said, mismatch = None, "", None
     try:
         for said, ended in lines(check.stdout):
+            if ended and mismatch is not None:
+                yield test, outcome(test, mismatch, place)
+                mismatch = None
             if (line := TEST.match(said)) is None:
                 continue
             if line[1] != test:
                 watch.test_began()
                 test = line[1]
-            if ended:
+            if ended and MISMATCH in line[2]:
+                # What the test printed has its place by the time of the next line only.
+                mismatch = line[2]
+            elif ended:
                 yield test, outcome(test, line[2], place)
+        if mismatch is not None:
+            yield test, outcome(test, mismatch, place)
     finally:
         kill([check.pid, *descendants(check.pid)] if check.poll() is None else [])
     if check.wait() not in (0, 1) or test is None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-# 'never': what the kernel's FUSE client makes impossible. 'not yet': what Overcoat could do.
+# 'never': what the kernel makes impossible. 'not yet': what Overcoat could do.
 FILES = {"never": HERE / "never", "not yet": HERE / "not-yet"}
+# Why tests say of themselves that they cannot be run.
+LACKING = HERE / "lacking"
 
 
 def read(path):

@@ -2,10 +2,11 @@
 
 import datetime
 import os
+import re
 import subprocess
 from collections import Counter
 
-from exclusions import FILES, read
+from exclusions import FILES, LACKING, read
 from outcome import EXCLUDED, FAILED, NOT_RUN, PASSED, Outcome, Outcomes
 from sections import SECTIONS
 
@@ -74,10 +75,15 @@ def not_run(results):
     for outcomes in results.values():
         for test, outcome in outcomes.in_state(NOT_RUN).items():
             reasons.setdefault(outcome.reason, set()).add(test)
-    text = "\n## Not run\n\n" + head("tests", "what they lack")
+    text = "\n## Not run\n\n" + head("tests", "what they lack", "why")
     for reason, tests in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
-        text += row(len(tests), reason)
+        text += row(len(tests), reason, why(reason))
     return text
+
+
+def why(reason):
+    """Whose it is that a test does not run; nothing where nobody has said so yet."""
+    return next((why for what, why in read(LACKING).items() if re.search(what, reason)), "")
 
 
 def each(results, tests):

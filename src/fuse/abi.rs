@@ -180,7 +180,10 @@ wire! {
     struct AccessIn { mask: u32, padding: u32 }
     struct InterruptIn { unique: u64 }
     struct FallocateIn { fh: u64, offset: u64, length: u64, mode: u32, padding: u32 }
+    struct IoctlIn { fh: u64, flags: u32, cmd: u32, arg: u64, in_size: u32, out_size: u32 }
+    struct IoctlOut { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
     struct LseekIn { fh: u64, offset: u64, whence: u32, padding: u32 }
+    struct TrimRange { start: u64, len: u64, minlen: u64 }
     struct LseekOut { offset: u64 }
     /// Attributes only where `offset` is negative, else pages too; all from it where `len` is 0.
     struct NotifyInvalInode { ino: u64, offset: i64, len: i64 }
@@ -292,7 +295,7 @@ opcodes! {
     Create = 35: CreateIn,
     Interrupt = 36: InterruptIn,
     Destroy = 38: (),
-    Ioctl = 39: (),
+    Ioctl = 39: IoctlIn,
     Poll = 40: (),
     BatchForget = 42: BatchForgetIn,
     Fallocate = 43: FallocateIn,
@@ -376,6 +379,18 @@ pub mod init {
     pub const REQUEST_TIMEOUT: u64 = 1 << 42;
 }
 
+/// The numbers of ioctl(2), with the direction and the length of their argument, of
+/// `include/uapi/linux/fs.h`.
+pub mod ioctl {
+    /// `FS_IOC_SHUTDOWN`, as XFS has it. Its flags do not arrive: the number says, wrongly, that the
+    /// argument is only written.
+    pub const SHUTDOWN: u32 = 0x8004_587d;
+    /// `FITRIM` of a [`super::TrimRange`].
+    pub const TRIM: u32 = 0xc018_5879;
+    /// `FS_IOC_GETFLAGS`. The number says that flags are a long; the kernel wants 32 bits.
+    pub const GET_FLAGS: u32 = 0x8008_6601;
+}
+
 /// The commands of a ring.
 pub mod ring_command {
     /// Gives the kernel a place for requests.
@@ -417,6 +432,8 @@ mod tests {
             (size_of::<SetxattrIn>() + size_of::<SetxattrExt>(), 16),
             (size_of::<CopyFileRangeIn>(), 56),
             (size_of::<InitOut>(), 64),
+            (size_of::<IoctlIn>(), 32),
+            (size_of::<IoctlOut>(), 16),
             (size_of::<Dirent>(), 24),
             (size_of::<RingHeader>(), 288),
             (size_of::<RingCommand>(), 24),

@@ -162,7 +162,11 @@ impl<'a> Request<'a> {
                 let wide = opcode == Opcode::CopyFileRange64;
                 Operation::CopyFileRange { offset: off_in, to, to_offset: off_out, len, wide }
             }
-            Opcode::Ioctl => Operation::Ioctl,
+            Opcode::Ioctl => {
+                let abi::IoctlIn { cmd, in_size, .. } = self.arg()?;
+                let data = payload.0.get(..in_size as usize).ok_or(Errno::IO)?;
+                Operation::Ioctl { cmd, data }
+            }
             Opcode::Destroy => Operation::Destroy,
             // Not answering would do; refusing makes the kernel stop sending them.
             Opcode::Interrupt | Opcode::Flush | Opcode::Access | Opcode::Poll => {
@@ -345,7 +349,11 @@ pub enum Operation<'a> {
         len: u64,
         wide: bool,
     },
-    Ioctl,
+    /// `data`: the argument, where the command says that it is read.
+    Ioctl {
+        cmd: u32,
+        data: &'a [u8],
+    },
     Destroy,
 }
 

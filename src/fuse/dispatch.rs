@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::attr::InodeNo;
+use zerocopy::FromBytes;
+
+use crate::attr::{Caller, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, Opcode, fopen};
 use crate::fuse::decode::{Forgets, Operation, Request};
@@ -32,6 +34,8 @@ const MUCH: usize = 64 << 10;
 pub struct Dispatcher {
     overlay: Arc<Overlay>,
     valid: Validity,
+    /// Mounted `ro`. Immutable.
+    read_only: bool,
     /// `None` without passthrough: node ids are inode numbers then.
     files: Option<Files>,
     notifier: Notifier,
@@ -40,18 +44,22 @@ pub struct Dispatcher {
     counts: [AtomicU64; COUNTERS],
     errors: AtomicU64,
     destroyed: AtomicBool,
+    /// Shut down by ioctl: see [`works_when_down`].
+    down: AtomicBool,
 }
 
 impl Dispatcher {
     pub fn new(
         overlay: Arc<Overlay>,
         valid: Validity,
+        read_only: bool,
         files: Option<Files>,
         notifier: Notifier,
     ) -> Dispatcher {
         Dispatcher {
             overlay,
             valid,
+            read_only,
             files,
             notifier,
             listings: Listings::default(),
@@ -59,6 +67,7 @@ impl Dispatcher {
             counts: [const { AtomicU64::new(0) }; COUNTERS],
             errors: AtomicU64::new(0),
             destroyed: AtomicBool::new(false),
+            down: AtomicBool::new(false),
         }
     }
 
@@ -128,7 +137,9 @@ impl Dispatcher {
     pub fn takes_long(&self, request: &Request<'_>) -> bool {
         match request.opcode {
             Some(Opcode::Fsync | Opcode::Fsyncdir | Opcode::Syncfs) => self.overlay.is_durable(),
-            Some(Opcode::Fallocate | Opcode::CopyFileRange | Opcode::CopyFileRange64) => true,
+            Some(
+                Opcode::Fallocate | Opcode::CopyFileRange | Opcode::CopyFileRange64 | Opcode::Ioctl,
+            ) => true,
             Some(Opcode::Write) => request.payload.len() >= MUCH,
             _ => false,
         }
@@ -156,6 +167,9 @@ impl Dispatcher {
         let node = req.node();
         let ino = self.number(node);
         self.check_retired(node, &op)?;
+        if self.down.load(Ordering::Acquire) && !works_when_down(&op) {
+            return Err(Errno::IO);
+        }
         let caller = &req.caller();
         match op {
             Operation::Lookup { name } => match overlay.lookup(ino, name)? {
@@ -274,7 +288,7 @@ impl Dispatcher {
                 }
                 out.put(&abi::WriteOut { size: copied as u32, padding: 0 })
             }
-            Operation::Ioctl => Err(Errno::NOTTY),
+            Operation::Ioctl { cmd, data } => self.ioctl(cmd, data, caller, out),
             Operation::Destroy => {
                 self.destroy();
                 Ok(())
@@ -394,6 +408,31 @@ impl Dispatcher {
         out.put(&abi::OpenOut { open_flags, ..Default::default() })
     }
 
+    /// ENOTTY for a command that means nothing here.
+    fn ioctl(&self, cmd: u32, data: &[u8], caller: &Caller, out: &mut Payload<'_>) -> Result<()> {
+        match cmd {
+            abi::ioctl::SHUTDOWN => {
+                self.overlay.shut_down(caller)?;
+                self.down.store(true, Ordering::Release);
+                out.put(&abi::IoctlOut::default())
+            }
+            // The VFS leaves this question to the file system.
+            abi::ioctl::TRIM if self.read_only => Err(Errno::ROFS),
+            abi::ioctl::TRIM => {
+                let range = abi::TrimRange::read_from_bytes(data).map_err(|_| Errno::IO)?;
+                let len = self.overlay.trim(range.start, range.len, range.minlen, caller)?;
+                out.put(&abi::IoctlOut::default())?;
+                out.put(&abi::TrimRange { len, ..range })
+            }
+            // Nobody can set any: the kernel would not enforce them.
+            abi::ioctl::GET_FLAGS => {
+                out.put(&abi::IoctlOut::default())?;
+                out.put(&0u32)
+            }
+            _ => Err(Errno::NOTTY),
+        }
+    }
+
     fn batch_forget(&self, items: Forgets<'_>) -> Result<()> {
         items.iter().for_each(|(node, count)| self.forget(node, count));
         Ok(())
@@ -436,6 +475,19 @@ fn entries_or_error(read: Result<()>, out: &Payload<'_>) -> Result<()> {
     if out.is_empty() { read } else { Ok(()) }
 }
 
+/// What a file system that was shut down still does: letting go, and being unmounted.
+fn works_when_down(op: &Operation<'_>) -> bool {
+    matches!(
+        op,
+        Operation::Forget { .. }
+            | Operation::BatchForget { .. }
+            | Operation::Release { .. }
+            | Operation::Releasedir { .. }
+            | Operation::Statfs
+            | Operation::Destroy
+    )
+}
+
 /// Whether carrying out `op` may wait for the host (data, layers, the disk) and so should not hold
 /// up other requests.
 pub fn may_block(op: Option<Opcode>) -> bool {
@@ -454,6 +506,7 @@ pub fn may_block(op: Option<Opcode>) -> bool {
                 | Opcode::CopyFileRange
                 | Opcode::CopyFileRange64
                 | Opcode::Lookup
+                | Opcode::Ioctl
                 | Opcode::Destroy
         )
     )

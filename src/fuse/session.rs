@@ -196,7 +196,8 @@ fn start(
     let files = wishes.passthrough.then(|| Files::probe(device, &agreed)).transpose();
     let files = files.map_err(MountError::Passthrough)?;
     let notifier = Notifier::start(Arc::clone(device)).map_err(MountError::Resources)?;
-    let dispatcher = Dispatcher::new(overlay, settings.validity, files, notifier);
+    let dispatcher =
+        Dispatcher::new(overlay, settings.validity, settings.mount.read_only, files, notifier);
     let dispatcher = Arc::new(dispatcher);
     dispatcher.agree(agreed);
     let (ended, ends) = mpsc::channel();

@@ -3,7 +3,7 @@
 use super::state::State;
 use super::upkeep::Upkeep;
 use super::{BLOCK, Overlay};
-use crate::attr::{InodeNo, LayerId};
+use crate::attr::{Caller, InodeNo, LayerId};
 use crate::config::{Config, Durability, Medium};
 use crate::errno::Errno;
 use crate::filestore::{
@@ -147,13 +147,38 @@ impl Overlay {
         Ok(overlay)
     }
 
+    /// Ends all changes, as the death of the process would: what was acknowledged is kept (and on the
+    /// disk, where that was promised), the filestore is not marked clean, and every change is EIO from now on.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN; nothing has happened then.
+    pub fn shut_down(&self, caller: &Caller) -> Result<(), Errno> {
+        if !caller.is_administrator() {
+            return Err(Errno::PERM);
+        }
+        let log = {
+            let mut st = self.state.write();
+            st.unsynced_since = None;
+            st.log.take()
+        };
+        let Some(mut log) = log else { return Ok(()) };
+        tracing::warn!("shut down: nothing works until this is mounted anew");
+        if let Err(err) = log.sync_point().and_then(|()| self.store.sync()) {
+            tracing::error!(%err, "cannot sync the filestore");
+        }
+        Ok(())
+    }
+
     /// The end of the mount: everything is written, made durable as promised, and the filestore is
-    /// marked clean. Operations after this one fail with EIO. What fails is logged: the journal is
+    /// marked clean (not where it was shut down before). Changes after this one fail with EIO. What fails is logged: the journal is
     /// whole in any case.
     pub fn destroy(&self) {
         // From now on somebody else may claim the upperdir, and wait for the filestore.
         drop(self.claim.lock().take());
         self.stop_upkeep();
+        if self.state.read().log.is_none() {
+            return;
+        }
         self.end_orphans();
         self.settle();
         self.checkpoint_or_log(true);

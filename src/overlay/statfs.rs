@@ -1,7 +1,8 @@
 //! How much there is, and how much is used.
 
 use super::{BLOCK, Overlay};
-use crate::errno::Result;
+use crate::attr::Caller;
+use crate::errno::{Errno, Result};
 
 /// Bytes.
 const AMPLE_ROOM: u64 = 1 << 30;
@@ -55,6 +56,27 @@ impl Overlay {
             namelen: 255,
             frsize: BLOCK as u32,
         })
+    }
+
+    /// Gives all freed blocks back to the host now. Takes a range as if free space had an order, and tells
+    /// how much of it is free, in bytes: all of that is the host's then.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN, EROFS without an upper, EINVAL for a range beyond the end, or
+    /// where `len` is less than a block or `minlen` more than there is; what the host says.
+    pub fn trim(&self, start: u64, len: u64, minlen: u64, caller: &Caller) -> Result<u64> {
+        if !caller.is_administrator() {
+            return Err(Errno::PERM);
+        }
+        self.writable()?;
+        let total = self.statfs()?.blocks * BLOCK;
+        if start >= total || len < BLOCK || minlen > total {
+            return Err(Errno::INVAL);
+        }
+        self.syncfs()?;
+        self.store.reclaim_now();
+        let free = self.statfs()?.bfree * BLOCK;
+        Ok(free.min(len).min(total - start))
     }
 
     /// Whether the upper can take what a kernel may hold back for it: it has no limit, and the host

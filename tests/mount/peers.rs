@@ -2,7 +2,8 @@
 
 use overcoat_tests::rng::bytes;
 use overcoat_tests::{Manifest, Spec, fsx, manifest, mount_tests, overcoat_only, store, tool};
-use rustix::fs::{OFlags, RenameFlags};
+use rustix::fs::{IFlags, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 mount_tests! {
     fn a_write_after_a_read_only_open_stays_out_of_the_layer(scratch) {
@@ -57,13 +58,14 @@ mount_tests! {
     }
 
     fn flags_can_be_asked_for(scratch) {
+        overcoat_only!();
         fsx::write(scratch.lower().join("f"), "x");
         let mount = Spec::of(scratch).mount();
         for path in [mount.path("f"), mount.root().to_owned()] {
-            match rustix::fs::ioctl_getflags(fsx::open_ro(path)) {
-                Ok(_) | Err(rustix::io::Errno::NOTTY | rustix::io::Errno::OPNOTSUPP) => {}
-                Err(error) => panic!("FS_IOC_GETFLAGS: {error}"),
-            }
+            let file = fsx::open_ro(path);
+            assert_eq!(rustix::fs::ioctl_getflags(&file), Ok(IFlags::empty()));
+            let set = rustix::fs::ioctl_setflags(&file, IFlags::IMMUTABLE);
+            assert!(matches!(set, Err(Errno::NOTTY | Errno::OPNOTSUPP)), "{set:?}");
         }
     }
 

@@ -11,6 +11,7 @@ mod copy_up;
 mod data;
 mod documented;
 mod full_disk;
+mod ioctl;
 mod kill;
 mod layers;
 mod locks;
