@@ -45,6 +45,8 @@ pub const OVERCOAT_URING: Overcoat =
     Overcoat { name: "overcoat-uring", options: ",transport=uring", uring: true };
 pub const OVERCOAT_VOLATILE: Overcoat =
     Overcoat { name: "overcoat-volatile", options: ",volatile", uring: false };
+pub const OVERCOAT_THROUGH: Overcoat =
+    Overcoat { name: "overcoat-through", options: ",transport=uring,writeback=off", uring: true };
 
 /// Whether the kernel offers FUSE over io_uring, which is off unless asked for.
 const URING_PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";

@@ -67,6 +67,7 @@ pub fn all() -> Vec<Box<dyn Peer>> {
         Box::new(fuse::OVERCOAT),
         Box::new(fuse::OVERCOAT_URING),
         Box::new(fuse::OVERCOAT_VOLATILE),
+        Box::new(fuse::OVERCOAT_THROUGH),
         Box::new(null::Null),
     ]
 }

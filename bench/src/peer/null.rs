@@ -138,16 +138,14 @@ fn attr(ino: u64, kind: FileType, size: u64) -> FileAttr {
 
 impl Filesystem for Names {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // What an older kernel lacks, it lacks for Overcoat as well.
-        let _ = config.add_capabilities(
-            InitFlags::FUSE_WRITEBACK_CACHE
-                | InitFlags::FUSE_NO_OPEN_SUPPORT
-                | InitFlags::FUSE_NO_OPENDIR_SUPPORT
-                | InitFlags::FUSE_PARALLEL_DIROPS
-                | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-                | InitFlags::FUSE_POSIX_ACL,
-        );
-        Ok(())
+        let wishes = (InitFlags::FUSE_WRITEBACK_CACHE
+            | InitFlags::FUSE_NO_OPEN_SUPPORT
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_POSIX_ACL)
+            & config.capabilities();
+        config.add_capabilities(wishes).map_err(|_| std::io::ErrorKind::Unsupported.into())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
