@@ -39,13 +39,13 @@ impl Overlay {
         let _io = self.io_lock(ino);
         let size = view(&self.state.read(), ino, 0, 0)?.size;
         let grow_to = if keep_size { 0 } else { end };
+        // Behind the end is nothing to keep, so what reaches it takes the last block too.
+        let hole_end = if end < size { end } else { size.next_multiple_of(BLOCK) };
         match mode & !KEEP_SIZE {
             0 => self.allocate(ino, offset, end, grow_to)?,
-            PUNCH_HOLE if keep_size => {
-                self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK)))?
-            }
+            PUNCH_HOLE if keep_size => self.punch(ino, offset, hole_end)?,
             ZERO_RANGE => {
-                self.punch(ino, offset, end.min(size.next_multiple_of(BLOCK)))?;
+                self.punch(ino, offset, hole_end)?;
                 self.allocate(ino, offset, end, grow_to)?
             }
             _ => return Err(Errno::OPNOTSUPP),

@@ -181,6 +181,18 @@ mount_tests! {
         }
     }
 
+    fn a_punch_to_the_end_takes_the_last_block(scratch) {
+        fsx::write(scratch.lower().join("f"), bytes(5, 5000));
+        let mount = Spec::of(scratch).mount();
+        let file = fsx::open_rw(mount.path("f"));
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fsx::fallocate(&file, punch, 4095, 4095).unwrap();
+        assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(4999)), Ok(4999));
+        let mut whole = bytes(5, 5000);
+        whole[4095..].fill(0);
+        assert_eq!(std::fs::read(mount.path("f")).unwrap(), whole);
+    }
+
     fn a_punched_lower_range_is_a_hole(scratch) {
         let (mount, data) = two_files(scratch);
         let file = fsx::open_rw(mount.path("lower"));
