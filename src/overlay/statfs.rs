@@ -69,13 +69,14 @@ impl Overlay {
             return Err(Errno::PERM);
         }
         self.writable()?;
-        let total = self.statfs()?.blocks * BLOCK;
+        // What is freed from here on may miss the sync.
+        let before = self.statfs()?;
+        let (total, free) = (before.blocks * BLOCK, before.bfree * BLOCK);
         if start >= total || len < BLOCK || minlen > total {
             return Err(Errno::INVAL);
         }
         self.syncfs()?;
         self.store.reclaim_now();
-        let free = self.statfs()?.bfree * BLOCK;
         Ok(free.min(len).min(total - start))
     }
 

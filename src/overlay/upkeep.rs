@@ -1,6 +1,6 @@
 //! What happens beside the requests: checkpoints of the journal, and a sync now and then.
 
-use super::Overlay;
+use super::{BLOCK, Overlay};
 use crate::config::Durability;
 use crate::errno::{Errno, Result, of_io};
 use parking_lot::{Condvar, Mutex};
@@ -137,14 +137,19 @@ impl Overlay {
     }
 
     /// Replaces the history by an image of the tree when it has outgrown that: by half, or, while
-    /// nothing happens, by a tenth. Also where it alone keeps a mostly empty file long.
+    /// nothing happens, by a tenth. Then also where it holds much room for more, or alone keeps a
+    /// mostly empty file long.
     fn checkpoint_if_due(&self, idle: bool) -> Result<()> {
         let due = {
             let st = self.state.read();
             let Some(log) = st.log.as_ref().filter(|log| log.is_kept()) else { return Ok(()) };
             let live = st.tree.live_bytes();
             let allowed = if idle { live / 10 } else { live / 2 } + (256 << 10);
-            log.stats().bytes > live + allowed || idle && log.strands_the_end()
+            let size = log.stats();
+            // Under way, a checkpoint's appends follow a long journal, in segments that suit one.
+            let spare = (size.blocks * BLOCK).saturating_sub(size.bytes);
+            let roomy = spare > size.bytes / 4 + (256 << 10);
+            size.bytes > live + allowed || idle && (roomy || log.strands_the_end())
         };
         if due { self.checkpoint() } else { Ok(()) }
     }
