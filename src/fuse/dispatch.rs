@@ -245,10 +245,10 @@ impl Dispatcher {
             }
             Operation::Statfs => out.put(&reply::statfs_out(&overlay.statfs()?)),
             Operation::Release { fh, flags } => {
-                if let Some(files) = &self.files {
-                    files.release(node, Opened::of_handle(fh));
+                let files = self.files.as_ref();
+                if files.is_none_or(|files| files.release(node, Opened::of_handle(fh))) {
+                    overlay.release(ino, flags);
                 }
-                overlay.release(ino, flags);
                 Ok(())
             }
             Operation::Releasedir => Ok(()),
@@ -358,7 +358,7 @@ impl Dispatcher {
     }
 
     fn count_open(&self, node: InodeNo, flags: u32) -> Result<Opened> {
-        let Some(files) = &self.files else { return Ok(Opened::Cached) };
+        let Some(files) = &self.files else { return Ok(Opened::default()) };
         files.open(node, flags, &self.overlay)
     }
 
@@ -371,11 +371,10 @@ impl Dispatcher {
 
     /// The answer for a file that was made and opened at once.
     fn created(&self, out: &mut Payload<'_>, entry: &Entry) -> Result<()> {
-        if let Some(files) = &self.files {
-            files.created(entry.attr.ino);
-        }
+        let files = self.files.as_ref();
+        let opened = files.map_or_else(Opened::default, |files| files.created(entry.attr.ino));
         self.entry(out, entry)?;
-        out.put(&self.opened_file(Opened::Cached))
+        out.put(&self.opened_file(opened))
     }
 
     /// Whether the kernel holds written data back, and their times.
@@ -388,15 +387,11 @@ impl Dispatcher {
     fn opened_file(&self, opened: Opened) -> abi::OpenOut {
         let noflush = if self.writes_back() { 0 } else { fopen::NOFLUSH };
         let fh = opened.handle();
-        match opened {
-            Opened::Through(id) => {
-                let open_flags = fopen::PASSTHROUGH | noflush;
-                abi::OpenOut { fh, open_flags, backing_id: id.0 }
-            }
-            Opened::Cached => {
-                abi::OpenOut { fh, open_flags: fopen::KEEP_CACHE | noflush, backing_id: 0 }
-            }
-        }
+        let (kind, backing_id) = match opened.through {
+            Some(id) => (fopen::PASSTHROUGH, id.0),
+            None => (fopen::KEEP_CACHE, 0),
+        };
+        abi::OpenOut { fh, open_flags: kind | noflush, backing_id }
     }
 
     /// ENOSYS makes the kernel open directories by itself from then on, with the same flags.

@@ -38,36 +38,34 @@ const O_ACCMODE: u32 = libc::O_ACCMODE as u32;
 /// not have.
 const NOT_THROUGH: u32 = (libc::O_TRUNC | libc::O_DIRECT | libc::O_APPEND) as u32;
 
-/// How a file was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opened {
-    Cached,
-    Through(BackingId),
+/// How a file was opened. RELEASE brings it back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// None where the kernel reads through its page cache.
+    pub through: Option<BackingId>,
+    /// Which of the times that the inode was open: a RELEASE may come after the FORGET of its inode.
+    term: u32,
 }
 
 impl Opened {
     /// What the kernel says at RELEASE.
     pub fn handle(self) -> u64 {
-        match self {
-            Opened::Cached => 0,
-            Opened::Through(BackingId(id)) => u64::from(id.unsigned_abs()),
-        }
+        let id = self.through.map_or(0, |BackingId(id)| id.unsigned_abs());
+        u64::from(self.term) << 32 | u64::from(id)
     }
 
     pub fn of_handle(fh: u64) -> Opened {
-        match i32::try_from(fh) {
-            Ok(id) if id > 0 => Opened::Through(BackingId(id)),
-            _ => Opened::Cached,
-        }
+        let id = i32::try_from(fh & u64::from(u32::MAX)).unwrap_or(0);
+        Opened { through: (id > 0).then_some(BackingId(id)), term: (fh >> 32) as u32 }
     }
 }
 
 /// The opens of one node id.
 #[derive(Debug)]
-enum Opens {
-    Cached(u64),
-    /// None, where the file is kept for the next open.
-    Through(u64, BackingId),
+struct Opens {
+    /// Zero where a file is kept for the next open.
+    count: u64,
+    how: Opened,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +77,23 @@ struct Table {
     fresh: FxHashMap<InodeNo, InodeNo>,
     numbers: FxHashMap<InodeNo, InodeNo>,
     last_fresh: u64,
+    last_term: u32,
+}
+
+impl Table {
+    fn begin(&mut self, node: InodeNo, through: Option<BackingId>) -> Opened {
+        self.last_term = self.last_term.wrapping_add(1);
+        let how = Opened { through, term: self.last_term };
+        self.known += usize::from(through.is_some());
+        self.opens.insert(node, Opens { count: 1, how });
+        how
+    }
+
+    fn end(&mut self, node: InodeNo) -> Option<BackingId> {
+        let through = self.opens.remove(&node)?.how.through;
+        self.known -= usize::from(through.is_some());
+        through
+    }
 }
 
 /// What the kernel has open, and by which node ids.
@@ -149,39 +164,38 @@ impl Files {
         if file.is_none() {
             self.drop_kept(&mut table, node);
         }
-        let room = table.known < MOST;
-        match (table.opens.get_mut(&node), file) {
-            (Some(Opens::Cached(count)), _) => *count += 1,
-            (Some(Opens::Through(count, id)), Some(_)) => {
-                *count += 1;
-                return Ok(Opened::Through(*id));
+        match (table.opens.get_mut(&node), &file) {
+            (Some(Opens { how: Opened { through: Some(_), .. }, .. }), None) => {
+                return Err(self.retire(&mut table, node));
             }
-            (Some(Opens::Through(..)), None) => return Err(self.retire(&mut table, node)),
-            (None, Some(file)) if room => match self.make_known(&file) {
-                Some(id) => {
-                    table.opens.insert(node, Opens::Through(1, id));
-                    table.known += 1;
-                    return Ok(Opened::Through(id));
-                }
-                None => drop(table.opens.insert(node, Opens::Cached(1))),
-            },
-            (None, _) => drop(table.opens.insert(node, Opens::Cached(1))),
+            (Some(opens), _) => {
+                opens.count += 1;
+                return Ok(opens.how);
+            }
+            (None, _) => {}
         }
-        Ok(Opened::Cached)
+        let file = file.filter(|_| table.known < MOST);
+        let through = file.and_then(|file| self.make_known(&file));
+        Ok(table.begin(node, through))
     }
 
     /// Counts an open that made its inode, or found that somebody had.
-    pub fn created(&self, ino: InodeNo) {
+    pub fn created(&self, ino: InodeNo) -> Opened {
         let mut table = self.table.lock();
         self.drop_kept(&mut table, ino);
-        if let Some(Opens::Through(..)) = table.opens.get(&ino)
+        if let Some(opens) = table.opens.get(&ino)
+            && opens.how.through.is_some()
             && !table.fresh.contains_key(&ino)
         {
             self.retire(&mut table, ino);
         }
         let node = table.fresh.get(&ino).copied().unwrap_or(ino);
-        if let Opens::Cached(count) = table.opens.entry(node).or_insert(Opens::Cached(0)) {
-            *count += 1;
+        match table.opens.get_mut(&node) {
+            Some(opens) => {
+                opens.count += 1;
+                opens.how
+            }
+            None => table.begin(node, None),
         }
     }
 
@@ -193,7 +207,7 @@ impl Files {
         }
         self.drop_kept(&mut table, node);
         match table.opens.get(&node) {
-            Some(Opens::Through(..)) => Err(self.retire(&mut table, node)),
+            Some(opens) if opens.how.through.is_some() => Err(self.retire(&mut table, node)),
             _ => Ok(()),
         }
     }
@@ -208,32 +222,33 @@ impl Files {
         Errno::STALE
     }
 
-    /// The end of one open.
-    pub fn release(&self, node: InodeNo, opened: Opened) {
+    /// The end of one open. False where the inode has been forgotten since, and the open with it.
+    pub fn release(&self, node: InodeNo, opened: Opened) -> bool {
         let mut table = self.table.lock();
-        let (count, id) = match (table.opens.get_mut(&node), opened) {
-            (Some(Opens::Cached(count)), Opened::Cached) => (count, None),
-            (Some(Opens::Through(count, id)), Opened::Through(_)) => {
-                let id = *id;
-                (count, Some(id))
-            }
-            _ => return tracing::error!(node = node.0, ?opened, "RELEASE of what is not open"),
+        let Some(opens) = table.opens.get_mut(&node).filter(|opens| opens.how == opened) else {
+            return false;
         };
-        *count -= 1;
-        match (*count, id) {
-            (0, None) => drop(table.opens.remove(&node)),
-            (0, Some(_)) if table.known > MOST_KEPT || table.fresh.contains_key(&node) => {
+        opens.count = opens.count.saturating_sub(1);
+        if opens.count == 0 {
+            let keep = opened.through.is_some()
+                && table.known <= MOST_KEPT
+                && !table.fresh.contains_key(&node);
+            if !keep {
                 self.drop_kept(&mut table, node);
             }
-            _ => {}
+        }
+        true
+    }
+
+    /// Ends what is counted of `node` if nobody has it open.
+    fn drop_kept(&self, table: &mut Table, node: InodeNo) {
+        if table.opens.get(&node).is_some_and(|opens| opens.count == 0) {
+            self.drop_all(table, node);
         }
     }
 
-    /// Gives back the file of `node` if nobody has it open.
-    fn drop_kept(&self, table: &mut Table, node: InodeNo) {
-        if let Some(&Opens::Through(0, id)) = table.opens.get(&node) {
-            table.opens.remove(&node);
-            table.known -= 1;
+    fn drop_all(&self, table: &mut Table, node: InodeNo) {
+        if let Some(id) = table.end(node) {
             self.give_back(id);
         }
     }
@@ -244,17 +259,18 @@ impl Files {
             .ok()
     }
 
-    /// Drops what is kept of an inode if the kernel knows it no more: `gone` is asked under the lock.
-    /// Opens stay counted, as their RELEASE may be on its way by another worker. (One that
-    /// is interrupted is never released; it costs its inode the fastest kind of open, no more.)
+    /// Drops the opens of an inode if the kernel knows it no more: `gone` is asked under the lock. The
+    /// RELEASE of what was open may still be on its way by another worker, or, of an open that was
+    /// interrupted, never come. A fresh node id stays with its inode: who was sent to look the
+    /// name up again, and let go of the inode for it, must not find readers at the old id once more.
     pub fn forget_if(&self, ino: InodeNo, gone: impl FnOnce() -> bool) {
         let mut table = self.table.lock();
         if !gone() {
             return;
         }
-        self.drop_kept(&mut table, ino);
-        if let Some(fresh) = table.fresh.remove(&ino) {
-            table.numbers.remove(&fresh);
+        self.drop_all(&mut table, ino);
+        if let Some(&fresh) = table.fresh.get(&ino) {
+            self.drop_all(&mut table, fresh);
         }
     }
 

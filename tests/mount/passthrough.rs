@@ -380,7 +380,7 @@ mount_tests! {
             for number in 0..4_usize {
                 let path = mount.path(number.to_string());
                 let written = path.clone();
-                scope.spawn(move || {
+                let writer = scope.spawn(move || {
                     for round in b'1'..=b'9' {
                         fsx::write_at(&fsx::open_rw(&written), 0, &vec![round; SIZE]);
                         assert!(fsx::read(&written) == vec![round; SIZE], "its own writes");
@@ -388,16 +388,47 @@ mount_tests! {
                 });
                 scope.spawn(move || {
                     let mut last = b'0';
-                    while last < b'9' {
+                    loop {
+                        // Also when it failed: then the test has.
+                        let ended = writer.is_finished();
                         let first = fsx::read_at(&fsx::open_ro(&path), 0, 1)[0];
                         assert!(first >= last, "{first} after {last}");
                         last = first;
+                        if ended {
+                            break;
+                        }
                     }
                 });
             }
         });
         mount.unmount();
         manifest::of_layer(&scratch.lower()).assert_same(&before, "the layers");
+    }
+
+    fn an_open_for_writing_beside_readers_succeeds(scratch) {
+        overcoat_only!();
+        const FILES: usize = 2000;
+        for number in 0..FILES {
+            fsx::write(scratch.lower().join(number.to_string()), "x");
+        }
+        let mount = Spec::of(scratch).option("passthrough=on").mount();
+        // The kernel looks a name up again once for an open. Meanwhile it may have let go of the inode, and
+        // a reader come to the name before.
+        std::thread::scope(|scope| {
+            for opener in 0..4 {
+                let mount = &mount;
+                scope.spawn(move || {
+                    for number in 0..FILES {
+                        let path = mount.path(number.to_string());
+                        match opener {
+                            0 => drop(fsx::open_rw(&path)),
+                            _ => assert_eq!(fsx::read_at(&fsx::open_ro(&path), 0, 9), b"x"),
+                        }
+                    }
+                });
+            }
+        });
+        mount.unmount();
     }
 
     fn a_killed_daemon_and_a_remount(scratch) {
