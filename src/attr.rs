@@ -156,7 +156,17 @@ pub struct SetAttr {
     pub kill_suidgid: bool,
 }
 
-/// Who asks: the ids the kernel sends with a request.
+impl SetAttr {
+    /// Whether nothing is asked for, but that the change time moves.
+    pub fn is_empty(&self) -> bool {
+        let SetAttr { mode, uid, gid, size, atime, mtime, ctime: _, kill_suidgid } = self;
+        let ids = mode.is_none() && uid.is_none() && gid.is_none();
+        ids && atime.is_none() && mtime.is_none() && size.is_none() && !kill_suidgid
+    }
+}
+
+/// Who asks: the ids the kernel sends with a request. Where mounts can be id-mapped (FUSE_ALLOW_IDMAP), `uid` and
+/// `gid` are those of what is made, and -1 where nothing is.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     pub uid: u32,

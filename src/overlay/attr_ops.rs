@@ -44,11 +44,26 @@ impl Overlay {
         Ok(!matters || caller.is_in_group_or_capable(attr.gid))
     }
 
+    /// Whether this takes setuid and setgid away with nothing else: chown(2) that names no id. The kernel asks
+    /// the same before anybody's write to a file with privileges (`file_remove_privs` in its fs/inode.c), and
+    /// the write then says whether they go. An owner without CAP_FSETID loses them either way. A chown
+    /// by anybody else is not told from a write.
+    fn is_chown_of_nothing(&self, ino: InodeNo, set: &SetAttr, caller: &Caller) -> Result<bool> {
+        if !set.is_empty() {
+            return Ok(false);
+        }
+        let attr = self.getattr(ino)?;
+        Ok(attr.mode & (S_ISUID | S_ISGID) != 0 && caller.is_owner_without_fsetid(attr.uid))
+    }
+
     /// Changes attributes; returns all of them. A new size takes effect together with the rest.
     pub fn setattr(&self, ino: InodeNo, set: &SetAttr, caller: &Caller) -> Result<Attr> {
         let _io = set.size.map(|_| self.io_lock(ino));
         let new_owner = set.uid.is_some() || set.gid.is_some();
-        let in_group = !(new_owner || set.kill_suidgid) || self.counts_as_in_group(ino, caller)?;
+        let strips = new_owner
+            || set.kill_suidgid && set.size.is_some()
+            || self.is_chown_of_nothing(ino, set, caller)?;
+        let in_group = !strips || self.counts_as_in_group(ino, caller)?;
         let prepared = self.prepare(ino)?;
         if let Some(size) = set.size {
             self.clear_tail(ino, size)?;
@@ -63,11 +78,11 @@ impl Overlay {
             check_size(size)?;
             tx.put(Record::Size { ino, size, origin_len: size });
             (image.size, image.mtime) = (size, tx.now);
-            if set.kill_suidgid {
-                image.mode = without_privilege(image.mode, in_group);
-            }
         }
-        change(&mut image, set, in_group, tx.now);
+        if strips && FileType::from_mode(image.mode) != Some(FileType::Directory) {
+            image.mode = without_privilege(image.mode, in_group);
+        }
+        change(&mut image, set, tx.now);
         tx.put(Record::Inode { ino, image });
         let xattr = |name: &[u8]| match (tx.inode(ino), &prepared) {
             (Some(inode), _) => inode.xattr(name).map(Vec::from),
@@ -96,11 +111,7 @@ pub(super) fn check_size(size: u64) -> Result<()> {
     if size > i64::MAX as u64 { Err(Errno::FBIG) } else { Ok(()) }
 }
 
-fn change(image: &mut InodeImage, set: &SetAttr, in_group: bool, now: Time) {
-    let is_dir = FileType::from_mode(image.mode) == Some(FileType::Directory);
-    if (set.uid.is_some() || set.gid.is_some()) && !is_dir {
-        image.mode = without_privilege(image.mode, in_group);
-    }
+fn change(image: &mut InodeImage, set: &SetAttr, now: Time) {
     if let Some(mode) = set.mode {
         image.mode = image.mode & 0o170000 | mode & 0o7777;
     }

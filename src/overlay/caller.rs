@@ -28,6 +28,11 @@ impl Caller {
         self.credentials().is_some_and(|c| c.has(CAP_FSETID))
     }
 
+    /// Whether a file of `uid` is the caller's own, who has no CAP_FSETID.
+    pub(super) fn is_owner_without_fsetid(&self, uid: u32) -> bool {
+        self.credentials().is_some_and(|c| c.fsuid == uid && !c.has(CAP_FSETID))
+    }
+
     /// Whether a setgid file without group execute stays one for this caller, who may be known to
     /// have no CAP_FSETID (`in_group_or_capable` in the kernel's fs/inode.c).
     pub(super) fn is_in_group_or_capable(&self, gid: u32) -> bool {

@@ -289,6 +289,20 @@ mount_tests! {
         assert_eq!(mode(mount.path("d")), 0o2755);
     }
 
+    fn a_chown_of_no_id(scratch) {
+        overcoat_only!(); // doc/SEMANTICS.md: what is not told from a write
+        fsx::write(scratch.lower().join("f"), "x");
+        fsx::chown(scratch.lower().join("f"), NOBODY, NOBODY);
+        fsx::chmod(scratch.lower().join("f"), 0o6755);
+        let mount = Spec::of(scratch).mount();
+        let path = mount.path("f");
+        let chown = |user| fsx::as_user(user, user, || rustix::fs::chown(&path, None, None));
+        for (user, left) in [(0, 0o6755), (1000, 0o6755), (NOBODY, 0o755)] {
+            chown(user).unwrap();
+            assert_eq!(mode(&path), left, "by {user}");
+        }
+    }
+
     fn only_owners_and_root_change_attributes(scratch) {
         fsx::write(scratch.lower().join("f"), "x");
         fsx::chmod(scratch.lower().join("f"), 0o666);
