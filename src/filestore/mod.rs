@@ -22,6 +22,7 @@ mod reclaim;
 mod space;
 
 use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -192,6 +193,22 @@ impl Filestore {
             at += n as u64;
         }
         Ok(())
+    }
+
+    /// The first byte of `range` that the host keeps data for (or none): space that was reserved and not yet
+    /// written holds none.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn seek(&self, range: Range<u64>, want_data: bool) -> Result<Option<u64>> {
+        let Range { start, end } = range;
+        let (from, to) = self.shared.backing.next_data(start)?.unwrap_or((end, end));
+        let found = match (want_data, from > start) {
+            (true, _) => from,
+            (false, true) => start,
+            (false, false) => to,
+        };
+        Ok((found < end).then_some(found))
     }
 
     /// Takes `blocks` blocks, going on at block `hint` where that is free. Their content is

@@ -7,8 +7,10 @@ use super::{BLOCK, Overlay};
 use crate::attr::{Caller, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::filestore::Extent;
-use crate::upper::{Segment, Source};
+use crate::upper::Source;
 use rustix::fs::SeekFrom;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 const KEEP_SIZE: u32 = 0x01;
 const PUNCH_HOLE: u32 = 0x02;
@@ -45,7 +47,7 @@ impl Overlay {
             0 => self.allocate(ino, offset, end, grow_to)?,
             PUNCH_HOLE if keep_size => self.punch(ino, offset, hole_end)?,
             ZERO_RANGE => {
-                self.punch(ino, offset, hole_end)?;
+                self.punch(ino, offset, end)?;
                 self.allocate(ino, offset, end, grow_to)?
             }
             _ => return Err(Errno::OPNOTSUPP),
@@ -96,7 +98,7 @@ impl Overlay {
         &self,
         ino: InodeNo,
         origin: &Option<(crate::attr::LowerPath, u64)>,
-        blocks: std::ops::Range<u64>,
+        blocks: Range<u64>,
         fresh: &mut Fresh<'_>,
     ) -> Result<()> {
         if blocks.is_empty() {
@@ -174,41 +176,24 @@ impl Overlay {
         for segment in &view.segments {
             let start = (segment.at * BLOCK).max(offset);
             let end = ((segment.at + segment.len) * BLOCK).min(view.size);
-            if let Some(found) = self.seek_in(ino, &view.origin, segment, start, end, want_data)? {
+            let found = match (segment.source, &view.origin) {
+                // No gate: blocks that are reused meanwhile tell of a change that is being made.
+                (Source::Data(block), _) => {
+                    let at = block * BLOCK + (start - segment.at * BLOCK);
+                    let found = self.store.seek(at..at + (end - start), want_data)?;
+                    found.map(|found| found - at + start)
+                }
+                (Source::Unmapped, Some((at, valid))) if *valid > 0 => {
+                    let file = self.lower_file(ino, at)?;
+                    seek_below(&file, *valid, start..end, want_data)?
+                }
+                _ => (!want_data).then_some(start),
+            };
+            if let Some(found) = found {
                 return Ok(found);
             }
         }
         if want_data { Err(Errno::NXIO) } else { Ok(view.size) }
-    }
-
-    /// The first byte of `start..end`, within one segment, that is data (or hole).
-    fn seek_in(
-        &self,
-        ino: InodeNo,
-        origin: &Option<(crate::attr::LowerPath, u64)>,
-        segment: &Segment,
-        start: u64,
-        end: u64,
-        want_data: bool,
-    ) -> Result<Option<u64>> {
-        let (at, valid) = match (segment.source, origin) {
-            (Source::Data(_), _) => return Ok(want_data.then_some(start)),
-            (Source::Unmapped, Some((at, valid))) if start < *valid => (at, end.min(*valid)),
-            _ => return Ok((!want_data).then_some(start)),
-        };
-        let file = self.lower_file(ino, at)?;
-        let whence = if want_data { SeekFrom::Data(start) } else { SeekFrom::Hole(start) };
-        let found = match rustix::fs::seek(&*file, whence) {
-            Ok(found) => found.max(start),
-            Err(Errno::NXIO) => end,
-            Err(err) => return Err(err),
-        };
-        // Beyond the origin's valid part is hole.
-        Ok(match want_data {
-            true => (found < valid).then_some(found),
-            false if found < valid => Some(found),
-            false => (valid < end).then_some(valid),
-        })
     }
 
     /// Copies up to `len` bytes between two regular files; short at the source's end. Privileges of
@@ -245,4 +230,28 @@ impl Overlay {
         }
         Ok(done as usize)
     }
+}
+
+/// The first byte of `range` that is data (or hole) where the first `valid` bytes of `file`, at least one, are
+/// what shows, and zeros behind them. The block of the last is one: what it is, it is to its end.
+fn seek_below(
+    file: &OwnedFd,
+    valid: u64,
+    range: Range<u64>,
+    want_data: bool,
+) -> Result<Option<u64>> {
+    let Range { start, end } = range;
+    let valid_blocks = valid.next_multiple_of(BLOCK);
+    if start >= valid_blocks {
+        return Ok((!want_data).then_some(start));
+    }
+    let from = start.min(valid - 1);
+    let whence = if want_data { SeekFrom::Data(from) } else { SeekFrom::Hole(from) };
+    let found = match rustix::fs::seek(file, whence) {
+        Ok(found) if found < valid => Some(found.max(start)),
+        Ok(_) | Err(Errno::NXIO) if want_data => None,
+        Ok(_) | Err(Errno::NXIO) => Some(valid_blocks),
+        Err(err) => return Err(err),
+    };
+    Ok(found.filter(|found| *found < end))
 }

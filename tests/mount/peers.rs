@@ -2,7 +2,7 @@
 
 use overcoat_tests::rng::bytes;
 use overcoat_tests::{Manifest, Spec, fsx, manifest, mount_tests, overcoat_only, store, tool};
-use rustix::fs::{IFlags, OFlags, RenameFlags};
+use rustix::fs::{FileType, IFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 mount_tests! {
@@ -55,6 +55,17 @@ mount_tests! {
         }).unwrap();
         let stat = rustix::fs::fstat(&file).unwrap();
         assert_eq!((stat.st_mode & 0o777, stat.st_mtime), (0o600, 7));
+    }
+
+    fn an_unlinked_fifo_keeps_no_name(scratch) {
+        overcoat_only!(); // overlayfs gives it one
+        fsx::mknod(scratch.lower().join("p"), FileType::Fifo, 0o644, (0, 0)).unwrap();
+        let mount = Spec::of(scratch).mount();
+        let fifo = fsx::open(mount.path("p"), OFlags::PATH).unwrap();
+        std::fs::remove_file(mount.path("p")).unwrap();
+        assert_eq!(rustix::fs::fstat(&fifo).unwrap().st_nlink, 0);
+        assert_eq!(fsx::link_tmpfile(&fifo, mount.path("q")), Err(Errno::NOENT));
+        assert!(!fsx::exists(mount.path("q")));
     }
 
     fn flags_can_be_asked_for(scratch) {
