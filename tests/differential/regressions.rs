@@ -127,3 +127,95 @@ fn another_user() {
         Readdir("d0"),
     ]);
 }
+
+#[test]
+fn a_chown_of_no_id_takes_setuid_of_what_is_ones_own() {
+    check(&[
+        As(1000),
+        Chmod("u/a", 0o6755),
+        Chown("u/a", None, None),
+        Stat("u/a"),
+        Chmod("u/b", 0o2745),
+        Chown("u/b", None, None),
+        Stat("u/b"),
+        Chown("suid", None, None),
+        As(0),
+        Stat("suid"),
+    ]);
+}
+
+#[test]
+fn a_link_of_what_lost_setuid_is_refused() {
+    check(&[As(1000), Write("suid", 0, 1, 35), Link("suid", "n0"), Stat("suid")]);
+}
+
+#[test]
+fn what_was_opened_and_unlinked_gets_no_name() {
+    check(&[
+        Open(0, "fifo", Open::Path),
+        Open(1, "null", Open::Path),
+        Unlink("fifo"),
+        Unlink("null"),
+        FdStat(0),
+        LinkTmpfile(0, "n0"),
+        LinkTmpfile(1, "n0"),
+        Open(2, "b", Open::Read),
+        Unlink("b"),
+        LinkTmpfile(2, "n0"),
+        Open(2, "c", Open::Read),
+        Unlink("c"),
+        LinkTmpfile(2, "n0"),
+        Stat("n0"),
+        Open(3, "d0/e/n", Open::Read),
+        Unlink("d0/e/n"),
+        FdStat(3),
+    ]);
+}
+
+#[test]
+fn the_last_block_of_a_lower_file_is_data_to_its_end() {
+    check(&[
+        Truncate("big", 100),
+        Truncate("big", 8192),
+        SeekData("big"),
+        Truncate("big", 4095),
+        SeekData("big"),
+        Truncate("m", 4096),
+        SeekData("m"),
+        Truncate("sparse", 100),
+        Truncate("sparse", 4096),
+        SeekData("sparse"),
+    ]);
+}
+
+#[test]
+fn preallocated_space_is_a_hole() {
+    check(&[
+        Create("n", 0o644),
+        Fallocate("n", Falloc::Allocate, 0, 150_000),
+        SeekData("n"),
+        Write("n", 145_000, 5000, 1),
+        SeekData("n"),
+        Fallocate("n", Falloc::Zero, 140_000, 10_000),
+        SeekData("n"),
+        Fallocate("big", Falloc::Allocate, 310_000, 10_000),
+        SeekData("big"),
+        Remount,
+        SeekData("n"),
+        SeekData("big"),
+    ]);
+}
+
+#[test]
+fn zeroing_a_part_of_a_block_makes_it_data() {
+    check(&[
+        Fallocate("m", Falloc::Zero, 0, 4095),
+        SeekData("m"),
+        Fallocate("c", Falloc::Zero, 4096, 100),
+        SeekData("c"),
+        Fallocate("a", Falloc::ZeroKeepSize, 4095, 10_000),
+        SeekData("a"),
+        Fallocate("x", Falloc::Zero, 100, 10_000),
+        SeekData("x"),
+    ]);
+}

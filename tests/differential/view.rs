@@ -96,6 +96,30 @@ impl View {
         self.slots[slot].as_ref().ok_or(Errno::BADF)
     }
 
+    /// Whether behind a descriptor there is neither a file nor a directory, nor a name of it.
+    pub fn is_unlinked_node(&self, slot: Slot) -> bool {
+        let Ok(Value::Attributes { mode, nlink: 0, .. }) =
+            self.slot(slot).and_then(|file| attributes(file, Path::new("")))
+        else {
+            return false;
+        };
+        let kind = FileType::from_raw_mode(mode.into());
+        !matches!(kind, FileType::RegularFile | FileType::Directory)
+    }
+
+    /// Whether what has this name is setuid or setgid.
+    pub fn is_set_id(&self, path: &str) -> bool {
+        let found = attributes(CWD, &self.path(path));
+        matches!(found, Ok(Value::Attributes { mode, .. }) if mode & 0o6000 != 0)
+    }
+
+    /// Whether this is a directory that is not empty.
+    pub fn has_entries(&self, path: &str) -> bool {
+        let directory = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY);
+        let names = directory.and_then(|directory| list(&directory));
+        matches!(names, Ok(Value::Names(names)) if names.len() > 2)
+    }
+
     /// Drops a descriptor, when the two views have come to differ behind it.
     pub fn close(&mut self, slot: Slot) {
         self.slots[slot] = None;
