@@ -33,10 +33,10 @@ export MOUNT_OPTIONS="-o {scratch}"
 
 
 def enter_mount_namespace():
-    """Whatever a test leaves mounted ends with this process."""
+    """Whatever a test leaves mounted ends with this process. What is unmounted outside is so in here."""
     if "OVERCOAT_XFSTESTS" not in os.environ:
         os.environ["OVERCOAT_XFSTESTS"] = "inside"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *sys.argv])
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "slave", *sys.argv])
 
 
 @contextlib.contextmanager
