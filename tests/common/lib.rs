@@ -52,6 +52,15 @@ pub fn can_mount() -> bool {
     true
 }
 
+/// Sets a flag when it goes, by a panic too: the threads of a scope that go on until then end with the test.
+pub struct SetOnDrop<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// Whether all of `programs` are installed.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use overcoat_tests::{Spec, fsx, mount_tests};
+use overcoat_tests::{SetOnDrop, Spec, fsx, mount_tests};
 use rustix::fs::{OFlags, SeekFrom};
 
 fn size() -> usize {
@@ -72,6 +72,7 @@ mount_tests! {
         fill(fsx::open_dir(mount.path("d")), "upper", steady);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _stop = SetOnDrop(&stop);
             scope.spawn(|| {
                 let mut round = 0_u32;
                 while !stop.load(Ordering::Relaxed) {
@@ -95,7 +96,6 @@ mount_tests! {
                 assert_eq!(distinct.len(), steady_ones.len(), "an entry twice");
                 assert_eq!(distinct.len(), 2 * steady, "entries missed");
             }
-            stop.store(true, Ordering::Relaxed);
         });
     }
 

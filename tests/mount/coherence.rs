@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
 use overcoat_tests::rng::{Rng, bytes};
-use overcoat_tests::{Mount, Scratch, Spec, fsx, manifest, mount_tests, overcoat_only, store};
+use overcoat_tests::{
+    Mount, Scratch, SetOnDrop, Spec, fsx, manifest, mount_tests, overcoat_only, store,
+};
 use rustix::fs::{self, AtFlags, CWD, FallocateFlags, OFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -467,6 +469,7 @@ mount_tests! {
         let mount = Spec::of(scratch).lowers(&layers).mount();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _stop = SetOnDrop(&stop);
             for part in 0..2 {
                 let (mount, stop) = (&mount, &stop);
                 scope.spawn(move || {
@@ -491,7 +494,6 @@ mount_tests! {
                 let distinct: HashSet<_> = steady.iter().map(|(name, _)| name).collect();
                 assert_eq!((steady.len(), distinct.len()), (800, 800), "twice or missed");
             }
-            stop.store(true, Ordering::Relaxed);
         });
         assert_eq!(fsx::names(mount.path("d")).len(), 900);
     }

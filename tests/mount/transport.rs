@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use overcoat_tests::mount::is_mounted;
 use overcoat_tests::rng::bytes;
-use overcoat_tests::{Mount, Scratch, Spec, fsx, mount_tests, overcoat_only, tool};
+use overcoat_tests::{Mount, Scratch, SetOnDrop, Spec, fsx, mount_tests, overcoat_only, tool};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -228,6 +228,7 @@ mount_tests! {
         let mount = spec(scratch).mount();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _stop = SetOnDrop(&stop);
             for number in 0..2 {
                 let (mount, stop) = (&mount, &stop);
                 scope.spawn(move || {
@@ -250,7 +251,6 @@ mount_tests! {
                 })
             }).collect();
             workers.into_iter().for_each(|worker| worker.join().unwrap());
-            stop.store(true, Ordering::Relaxed);
         });
         for number in 0..8_u64 {
             for round in 0..50 {
