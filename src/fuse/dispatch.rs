@@ -222,6 +222,11 @@ impl Dispatcher {
                 let done = done.and_then(|()| out.put(&self.opened_file(opened)));
                 self.uncount_failed(node, opened, done)
             }
+            // The same, and MKNOD makes them: there is no RELEASE then. The directory is locked meanwhile, so that
+            // nobody else makes the name (fs/fuse/dir.c, fuse_atomic_open).
+            Operation::Create { .. } if self.agreed.get().is_some_and(Negotiated::no_open) => {
+                Err(Errno::NOSYS)
+            }
             Operation::Create { name, flags, mode, umask } => {
                 self.created(out, &overlay.create(ino, name, flags, mode, umask, caller)?)
             }

@@ -11,10 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, Request, Session, SessionACL,
-    TimeOrNow, WriteFlags,
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyEmpty,
+    ReplyEntry, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
 use crate::Result;
@@ -189,18 +188,19 @@ impl Filesystem for Names {
         reply.entry(&FOREVER, &attr, Generation(0));
     }
 
-    fn create(
+    // CREATE is not there, so that the kernel makes files by this and opens them by itself.
+    fn mknod(
         &self,
         _: &Request,
         parent: INodeNo,
         name: &OsStr,
         _: u32,
         _: u32,
-        _: i32,
-        reply: ReplyCreate,
+        _: u32,
+        reply: ReplyEntry,
     ) {
         let attr = self.tree().make(parent, name, FileType::RegularFile);
-        reply.created(&FOREVER, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        reply.entry(&FOREVER, &attr, Generation(0));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
