@@ -166,7 +166,6 @@ impl Dispatcher {
         let overlay = &*self.overlay;
         let node = req.node();
         let ino = self.number(node);
-        self.check_retired(node, &op)?;
         if self.down.load(Ordering::Acquire) && !works_when_down(&op) {
             return Err(Errno::IO);
         }
@@ -181,13 +180,15 @@ impl Dispatcher {
                 Ok(())
             }
             Operation::BatchForget { items } => self.batch_forget(items),
-            Operation::Getattr => out.put(&reply::attr_out(&overlay.getattr(ino)?, &self.valid)),
-            Operation::Statx => out.put(&reply::statx_out(&overlay.getattr(ino)?, &self.valid)),
+            Operation::Getattr => {
+                out.put(&reply::attr_out(&overlay.getattr(ino)?, self.validity(node)))
+            }
+            Operation::Statx => {
+                out.put(&reply::statx_out(&overlay.getattr(ino)?, self.validity(node)))
+            }
             Operation::Setattr { set } => {
-                if set.size.is_some() {
-                    self.make_way(node)?;
-                }
-                let attr = overlay.setattr(ino, &set, caller)?;
+                let change = || overlay.setattr(ino, &set, caller);
+                let attr = self.change(node, set.size.is_some(), change)?;
                 out.put(&reply::attr_out(&attr, &self.valid))
             }
             Operation::Readlink => out.bytes(&overlay.readlink(ino)?),
@@ -207,8 +208,9 @@ impl Dispatcher {
             }
             // The request's node is the new directory.
             Operation::Link { ino: old, name } => {
-                self.make_way(old)?;
-                self.entry(out, &overlay.link(self.number(old), ino, name)?)
+                let linked = self.number(old);
+                let entry = self.change(old, true, || overlay.link(linked, ino, name))?;
+                self.entry(out, &entry)
             }
             // ENOSYS makes the kernel open files by itself from then on, with the flags below.
             Operation::Open { .. } if self.agreed.get().is_some_and(Negotiated::no_open) => {
@@ -261,11 +263,13 @@ impl Dispatcher {
             Operation::Fsyncdir { datasync } => overlay.fsyncdir(ino, datasync),
             Operation::Syncfs => overlay.syncfs(),
             Operation::Setxattr { name, value, flags, kill_sgid } => {
-                overlay.setxattr(ino, name, value, flags, kill_sgid)
+                self.change(node, false, || overlay.setxattr(ino, name, value, flags, kill_sgid))
             }
             Operation::Getxattr { name, size } => out.sized(&overlay.getxattr(ino, name)?, size),
             Operation::Listxattr { size } => out.sized(&overlay.listxattr(ino, caller)?, size),
-            Operation::Removexattr { name } => overlay.removexattr(ino, name),
+            Operation::Removexattr { name } => {
+                self.change(node, false, || overlay.removexattr(ino, name))
+            }
             Operation::Opendir => self.opendir(out),
             Operation::Readdir { offset, size, plus } => {
                 let end = self.listings.end(ino, offset, overlay.listing_end(ino));
@@ -325,8 +329,10 @@ impl Dispatcher {
 
     fn entry_out(&self, entry: &Entry) -> abi::EntryOut {
         let ino = entry.attr.ino;
-        let nodeid = self.files.as_ref().map_or(ino.0, |files| files.node_id(ino));
-        reply::entry_out(nodeid, &entry.attr, &self.valid)
+        let node = self.files.as_ref().map_or(ino.0, |files| files.node_id(ino));
+        // A change through the old id is not known to an answer with the fresh one, but by asking again.
+        let again = if node == ino.0 { None } else { self.overlay.getattr(ino).ok() };
+        reply::entry_out(node, again.as_ref().unwrap_or(&entry.attr), &self.valid)
     }
 
     /// The inode that a node id stands for.
@@ -334,24 +340,31 @@ impl Dispatcher {
         self.files.as_ref().map_or(node, |files| files.number(node))
     }
 
-    /// ESTALE for what may not be done through a retired node id: the kernel looks the name up again.
-    fn check_retired(&self, node: InodeNo, op: &Operation<'_>) -> Result<()> {
-        let changes = matches!(
-            op,
-            Operation::Open { .. }
-                | Operation::Setattr { .. }
-                | Operation::Setxattr { .. }
-                | Operation::Removexattr { .. }
-        );
+    /// How long the kernel may keep the attributes of `node`.
+    fn validity(&self, node: InodeNo) -> &Validity {
         match &self.files {
-            Some(files) if changes && files.is_retired(node) => Err(Errno::STALE),
-            _ => Ok(()),
+            Some(files) if files.is_retired(node) => &Validity::NONE,
+            _ => &self.valid,
         }
     }
 
-    /// Before the data or names of a file change: ESTALE where the kernel reads it by itself.
-    fn make_way(&self, node: InodeNo) -> Result<()> {
-        self.files.as_ref().map_or(Ok(()), |files| files.make_way(node))
+    /// Makes a change that is asked for by a node id: see [`Files::change`].
+    fn change<T>(
+        &self,
+        node: InodeNo,
+        of_data: bool,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let Some(files) = &self.files else { return change() };
+        self.telling_of_retirement(node, files.change(node, of_data, change))
+    }
+
+    /// What the kernel has of a retired id, it is to forget.
+    fn telling_of_retirement<T>(&self, node: InodeNo, done: Result<T>) -> Result<T> {
+        if done.as_ref().is_err_and(|err| *err == Errno::STALE) {
+            self.notifier.attributes_changed(node);
+        }
+        done
     }
 
     fn forget(&self, node: InodeNo, count: u64) {
@@ -364,7 +377,7 @@ impl Dispatcher {
 
     fn count_open(&self, node: InodeNo, flags: u32) -> Result<Opened> {
         let Some(files) = &self.files else { return Ok(Opened::default()) };
-        files.open(node, flags, &self.overlay)
+        self.telling_of_retirement(node, files.open(node, flags, &self.overlay))
     }
 
     fn uncount_failed(&self, node: InodeNo, opened: Opened, done: Result<()>) -> Result<()> {

@@ -5,8 +5,10 @@
 //! and every change of the data) while passthrough opens live is answered with ESTALE, and the
 //! inode gets a fresh node id under the same inode number: the kernel looks the name up again, finds
 //! that id, and asks again. The old id is retired: it serves who has it open with the bytes it had
-//! then, and every open and every change through it is ESTALE. An inode gets one fresh id at most,
-//! as files under such an id are not passed through.
+//! then, and every open and every change through it is ESTALE. What else is asked of it is answered for the
+//! inode as it is now, and its attributes are not to be kept: a listing that was on its way may have given
+//! the old id to the name once more, until the next open. An inode gets one fresh id at most, as files under
+//! such an id are not passed through.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -34,9 +36,11 @@ const FRESH: u64 = 1 << 47;
 
 const O_ACCMODE: u32 = libc::O_ACCMODE as u32;
 
-/// Opens that are not passed through: those that write, and direct I/O, which the layer's file system may
-/// not have.
-const NOT_THROUGH: u32 = (libc::O_TRUNC | libc::O_DIRECT | libc::O_APPEND) as u32;
+/// Flags of opens that are for writing whatever the access mode says.
+const O_TRUNC: u32 = libc::O_TRUNC as u32;
+
+/// Direct I/O, which the layer's file system may not have: passed through only where others are.
+const O_DIRECT: u32 = libc::O_DIRECT as u32;
 
 /// How a file was opened. RELEASE brings it back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,7 +156,7 @@ impl Files {
 
     /// Counts one more open of `node`. ESTALE where it is retired, or has to be for this.
     pub fn open(&self, node: InodeNo, flags: u32, overlay: &Overlay) -> Result<Opened> {
-        let reads = flags & (O_ACCMODE | NOT_THROUGH) == 0;
+        let reads = flags & (O_ACCMODE | O_TRUNC) == 0;
         // What asks the host comes before the lock.
         let file = if reads { overlay.untouched_file(node) } else { None };
         let mut table = self.table.lock();
@@ -174,7 +178,7 @@ impl Files {
             }
             (None, _) => {}
         }
-        let file = file.filter(|_| table.known < MOST);
+        let file = file.filter(|_| table.known < MOST && flags & O_DIRECT == 0);
         let through = file.and_then(|file| self.make_known(&file));
         Ok(table.begin(node, through))
     }
@@ -199,17 +203,26 @@ impl Files {
         }
     }
 
-    /// Before `node` changes in a way that who has it open must not see in part.
-    pub fn make_way(&self, node: InodeNo) -> Result<()> {
+    /// Makes a change of `node` that who has it open must not see in part (`of_data`), or of its attributes.
+    /// ESTALE where it is retired, or has to be for this. The lock is held meanwhile: nobody opens the inode
+    /// between the question and the change, nor looks up a fresh id with attributes from before. So `change` must ask nothing of this table.
+    pub fn change<T>(
+        &self,
+        node: InodeNo,
+        of_data: bool,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let mut table = self.table.lock();
         if table.fresh.contains_key(&node) {
             return Err(Errno::STALE);
         }
-        self.drop_kept(&mut table, node);
-        match table.opens.get(&node) {
-            Some(opens) if opens.how.through.is_some() => Err(self.retire(&mut table, node)),
-            _ => Ok(()),
+        if of_data {
+            self.drop_kept(&mut table, node);
+            if table.opens.get(&node).is_some_and(|opens| opens.how.through.is_some()) {
+                return Err(self.retire(&mut table, node));
+            }
         }
+        change()
     }
 
     fn retire(&self, table: &mut Table, ino: InodeNo) -> Errno {

@@ -31,6 +31,10 @@ pub struct Validity {
 impl Validity {
     /// Longer than any mount lives; the kernel counts in signed jiffies, so not the largest number.
     pub const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+    /// Not at all: the kernel asks each time.
+    pub const NONE: Validity =
+        Validity { entry: Duration::ZERO, negative: Duration::ZERO, attr: Duration::ZERO };
 }
 
 impl Default for Validity {

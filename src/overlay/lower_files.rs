@@ -50,7 +50,7 @@ impl LowerFiles {
 impl Overlay {
     /// The lower file whose bytes are, and nothing else is, the data of `ino`, opened read-only;
     /// reading it changes no access time. `None` where there is none such, or where the
-    /// file has other names, unless nothing ever changes.
+    /// file has several names, unless nothing ever changes.
     pub fn untouched_file(&self, ino: InodeNo) -> Option<Arc<OwnedFd>> {
         let at = self.untouched(ino).ok()??;
         if !self.stack.keeps_atime(at.layer) {
@@ -83,7 +83,7 @@ impl Overlay {
                 (lower.attr.nlink, Some(lower.at.clone()))
             }
         };
-        Ok(found.filter(|_| self.read_only || nlink == 1))
+        Ok(found.filter(|_| self.read_only || nlink <= 1))
     }
 
     /// Whether the kernel still holds `ino`.

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Barrier;
 use std::time::Duration;
 
 use overcoat_tests::mount::is_mounted;
@@ -236,6 +237,51 @@ mount_tests! {
         assert_eq!(fsx::read(mount.path("f")), b"anew");
     }
 
+    fn a_retired_descriptor_tells_of_the_file_as_it_is(scratch) {
+        overcoat_only!();
+        let (mount, data) = mount(scratch);
+        let reader = fsx::open_ro(mount.path("f"));
+        let writer = fsx::open_rw(mount.path("f"));
+        for size in [5000, 7000] {
+            writer.set_len(size).unwrap();
+            assert_eq!(reader.metadata().unwrap().len(), size);
+        }
+        fsx::chmod(mount.path("f"), 0o600);
+        assert_eq!(reader.metadata().unwrap().mode() & 0o777, 0o600);
+        assert!(fsx::read_at(&reader, 0, SIZE) == data);
+    }
+
+    fn a_change_beside_the_first_open_for_writing_shows(scratch) {
+        overcoat_only!();
+        const FILES: usize = 1000;
+        for number in 0..FILES {
+            fsx::write(scratch.lower().join(number.to_string()), "x");
+        }
+        let mount = Spec::of(scratch).option("passthrough=on").mount();
+        let start = Barrier::new(3);
+        let each = |act: &dyn Fn(&Path)| {
+            for number in 0..FILES {
+                let path = mount.path(number.to_string());
+                let _reader = fsx::open_ro(&path);
+                start.wait();
+                act(&path);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| each(&|path| drop(fsx::open_rw(path))));
+            scope.spawn(|| each(&|path| fsx::chmod(path, 0o600)));
+            scope.spawn(|| each(&|path| std::fs::hard_link(path, path.with_extension("l")).unwrap()));
+        });
+        for number in 0..FILES {
+            let path = mount.path(number.to_string());
+            fsx::write_at(&fsx::open_rw(&path), 1, b"yz");
+            for name in [path.with_extension("l"), path] {
+                let found = std::fs::metadata(&name).unwrap();
+                assert_eq!((found.mode() & 0o777, found.len(), found.nlink()), (0o600, 3, 2), "{name:?}");
+            }
+        }
+    }
+
     fn linking_past_a_reader(scratch) {
         overcoat_only!();
         let (mount, data) = mount(scratch);
@@ -277,7 +323,9 @@ mount_tests! {
         std::fs::rename(mount.path("g"), mount.path("f")).unwrap();
         assert_eq!(fsx::read(mount.path("f")), b"a third");
         assert!(fsx::read_at(&reader, 0, SIZE) == data);
-        assert!(is_through(mount, reader));
+        let again = reopened(&reader, OFlags::RDONLY).unwrap();
+        assert!(fsx::read_at(&again, 0, SIZE) == data);
+        assert!(is_through(mount, again));
     }
 
     fn a_reader_joins_a_writer(scratch) {
@@ -326,7 +374,11 @@ mount_tests! {
         let mut block = memmap2::MmapMut::map_anon(4096).unwrap();
         assert_eq!(rustix::io::pread(&direct, &mut block[..], 4096), Ok(4096));
         assert!(block[..] == data[4096..8192]);
-        drop(reader);
+        // Who only reads sends nobody away.
+        for flags in [OFlags::RDONLY, OFlags::RDONLY | OFlags::DIRECT, OFlags::RDONLY | OFlags::APPEND] {
+            assert!(reopened(&reader, flags).is_ok(), "{flags:?}");
+        }
+        assert!(is_through(mount, reader));
     }
 
     fn access_times_of_the_layer_stay(scratch) {
