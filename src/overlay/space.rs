@@ -4,7 +4,7 @@ use super::attr_ops::{check_size, without_privilege};
 use super::io::view;
 use super::write::{Effect, Fresh, Writer};
 use super::{BLOCK, Overlay};
-use crate::attr::{Caller, InodeNo};
+use crate::attr::{Caller, InodeNo, LowerPath};
 use crate::errno::{Errno, Result};
 use crate::filestore::Extent;
 use crate::upper::Source;
@@ -80,24 +80,54 @@ impl Overlay {
                 Source::Hole => segment.at,
                 Source::Unmapped => shown.clamp(segment.at, segment.at + segment.len),
             };
-            self.copy_origin(ino, &view.origin, segment.at..split, &mut fresh)?;
-            let rest = segment.at + segment.len - split;
-            if rest > 0 {
-                let from = fresh.maps.len();
-                fresh.take(split, rest, view.hint)?;
-                for (_, extent) in &fresh.maps[from..] {
-                    self.store.reserve(*extent)?;
-                }
+            let mut at = segment.at;
+            while at < split {
+                let data = self.next_data_below(ino, &view.origin, at..split)?;
+                self.reserve(at..data.start, view.hint, &mut fresh)?;
+                self.copy_origin(ino, &view.origin, data.clone(), &mut fresh)?;
+                at = data.end;
             }
+            self.reserve(split..segment.at + segment.len, view.hint, &mut fresh)?;
         }
         let effect = Effect { grow_to, ..Default::default() };
         self.commit_data(ino, fresh, effect)
     }
 
+    /// Gives these blocks of the file zeroed blocks that hold no data.
+    fn reserve(&self, blocks: Range<u64>, hint: Option<u64>, fresh: &mut Fresh<'_>) -> Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let from = fresh.maps.len();
+        fresh.take(blocks.start, blocks.end - blocks.start, hint)?;
+        fresh.maps[from..].iter().try_for_each(|(_, extent)| self.store.reserve(*extent))
+    }
+
+    /// The first of these blocks that the lower file has data in, and those behind it that have, too. Empty
+    /// at the end if there are none.
+    fn next_data_below(
+        &self,
+        ino: InodeNo,
+        origin: &Option<(LowerPath, u64)>,
+        blocks: Range<u64>,
+    ) -> Result<Range<u64>> {
+        let Range { start, end } = blocks;
+        let Some((at, valid)) = origin.as_ref().filter(|(_, valid)| *valid > 0) else {
+            return Ok(end..end);
+        };
+        let file = self.lower_file(ino, at)?;
+        let seek =
+            |from: u64, want_data| seek_below(&file, *valid, from * BLOCK..end * BLOCK, want_data);
+        let Some(data) = seek(start, true)? else { return Ok(end..end) };
+        let first = data / BLOCK;
+        let hole = seek(first, false)?.map_or(end, |hole| hole.div_ceil(BLOCK));
+        Ok(first..hole.max(first + 1))
+    }
+
     fn copy_origin(
         &self,
         ino: InodeNo,
-        origin: &Option<(crate::attr::LowerPath, u64)>,
+        origin: &Option<(LowerPath, u64)>,
         blocks: Range<u64>,
         fresh: &mut Fresh<'_>,
     ) -> Result<()> {
@@ -143,9 +173,12 @@ impl Overlay {
         let view = view(&self.state.read(), ino, offset / BLOCK, 1)?;
         let end = end.min(view.size);
         let valid = view.origin.as_ref().map_or(0, |(_, len)| *len);
+        let block = offset / BLOCK;
         let holds_data = match view.segments.first().map(|segment| segment.source) {
             Some(Source::Data(_)) => true,
-            Some(Source::Unmapped) => offset < valid,
+            Some(Source::Unmapped) if offset < valid => {
+                !self.next_data_below(ino, &view.origin, block..block + 1)?.is_empty()
+            }
             _ => false,
         };
         if !holds_data || offset >= end {
@@ -251,6 +284,8 @@ fn seek_below(
         Ok(found) if found < valid => Some(found.max(start)),
         Ok(_) | Err(Errno::NXIO) if want_data => None,
         Ok(_) | Err(Errno::NXIO) => Some(valid_blocks),
+        // A file system that does not tell: no holes.
+        Err(Errno::INVAL) => Some(if want_data { start } else { valid_blocks }),
         Err(err) => return Err(err),
     };
     Ok(found.filter(|found| *found < end))

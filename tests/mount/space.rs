@@ -157,6 +157,29 @@ mount_tests! {
         }
     }
 
+    fn a_hole_of_a_lower_stays_one(scratch) {
+        const KIB: u64 = 1024;
+        let keep = FallocateFlags::KEEP_SIZE;
+        let changes = [
+            ("allocated", keep, 16 * KIB, 8 * KIB, 16),
+            ("punched", keep | FallocateFlags::PUNCH_HOLE, 3013, 12_288, 0),
+            ("punched_in_a_block", keep | FallocateFlags::PUNCH_HOLE, 100, 100, 0),
+            ("zeroed", keep | FallocateFlags::ZERO_RANGE, 4096, 12_288, 24),
+        ];
+        for (name, ..) in changes {
+            let lower = std::fs::File::create(scratch.lower().join(name)).unwrap();
+            lower.set_len(1 << 20).unwrap();
+        }
+        let mount = Spec::of(scratch).mount();
+        for (name, how, offset, len, sectors) in changes {
+            let file = fsx::open_rw(mount.path(name));
+            rustix::fs::fallocate(&file, how, offset, len).unwrap();
+            let data = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0));
+            assert_eq!(data, Err(Errno::NXIO), "{name}");
+            assert_eq!(rustix::fs::fstat(&file).unwrap().st_blocks, sectors, "{name}");
+        }
+    }
+
     fn seek_finds_data_and_holes(scratch) {
         overcoat_only!(); // overlayfs copies up by the mebibyte
         fsx::sparse_file(scratch.lower().join("lower"), 16 << 20);
