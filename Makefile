@@ -7,7 +7,8 @@ BINDIR ?= $(PREFIX)/bin
 MANDIR ?= $(PREFIX)/share/man
 CARGO ?= cargo
 INSTALL ?= install
-BINARY ?= target/release/overcoat
+CARGO_TARGET_DIR ?= target
+BINARY ?= $(CARGO_TARGET_DIR)/release/overcoat
 
 .PHONY: all install uninstall
 

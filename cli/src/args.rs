@@ -84,8 +84,9 @@ Example: overcoat mount -o lowerdir=/srv/base,upperdir=/srv/changes /mnt";
 
 const RUN_HELP: &str = "\
 The view shows / (or the layers given) as it is; whatever COMMAND changes in it stays in the view.
-When COMMAND ends, what it changed is listed on stderr (+ added, ~ modified, - deleted) and
-forgotten, unless --keep is given. The exit code is COMMAND's.
+When COMMAND ends, what it changed is listed on stderr (+ added, ~ modified, - deleted; twenty names
+of each) and forgotten, unless --keep is given. The exit code is COMMAND's. This is a view of files
+and no sandbox: /dev, /proc and /sys, the network and the host name are the machine's own.
 
 Example: overcoat run -- sh -c 'rm -rf /usr/share; echo hello >/etc/motd'";
 

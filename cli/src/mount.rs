@@ -135,6 +135,10 @@ fn plan(options: Options, call: &MountCall) -> Result<Plan, Failure> {
         preflight::directory("upperdir", upper)?;
         overcoat::layer::check_overlap(upper, &config.lowers, false).map_err(Failure::run_time)?;
     }
+    if config.upper.is_none() && config.medium != overcoat::config::Medium::OwnFile {
+        let line = "medium= is for changes, and without upperdir= the mount is read-only: name one";
+        return Err(Failure::run_time(line.to_owned()));
+    }
     let mountpoint = preflight::mountpoint(&call.mountpoint)?;
     preflight::fuse_device()?;
     let source = options.fsname.clone().or_else(|| call.source.clone());
@@ -152,7 +156,7 @@ fn absolute(mut config: Config) -> Result<Config, Failure> {
     config.lowers = config.lowers.iter().map(|path| make(path)).collect::<Result<_, _>>()?;
     config.upper = config.upper.as_deref().map(make).transpose()?;
     if let overcoat::config::Medium::Dir(dir) = &config.medium {
-        preflight::directory("medium=dir", dir)?;
+        preflight::directory("medium=dir:", dir)?;
         config.medium = overcoat::config::Medium::Dir(make(dir)?);
     }
     Ok(config)

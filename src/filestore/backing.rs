@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use crate::errno::Result;
+use crate::errno::{Result, of_io};
 use crate::sys::{fallocate, map::Window};
 
 /// One host file. Offsets and lengths are bytes.
@@ -45,6 +45,17 @@ const MAPPABLE: [i64; 4] = [
     0x0102_1994, // tmpfs, memfd
     0xf2f5_2010, // f2fs
 ];
+
+/// Bytes of memory that programs can still get without swapping, and of all memory (proc_meminfo(5)).
+fn memory() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").map_err(|err| of_io(&err))?;
+    let kib = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    let found = kib("MemAvailable:").zip(kib("MemTotal:"));
+    found.map(|(available, total)| (available << 10, total << 10)).ok_or(Errno::IO)
+}
 
 /// A file of the host.
 #[derive(Debug)]
@@ -116,6 +127,10 @@ impl Backing for HostFile {
     }
     fn host_space(&self) -> Result<(u64, u64)> {
         let vfs = rustix::fs::fstatvfs(&self.file)?;
+        if vfs.f_blocks == 0 {
+            // A memfd, or a tmpfs without a limit.
+            return memory();
+        }
         let bytes = |blocks: u64| blocks.saturating_mul(vfs.f_frsize);
         Ok((bytes(vfs.f_bavail), bytes(vfs.f_blocks)))
     }

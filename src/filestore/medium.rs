@@ -27,6 +27,8 @@ pub enum OpenError {
     DamagedSuperblock,
     /// The journal's first segment is not what the superblock says.
     DamagedJournal,
+    /// The journal breaks off, although the last mount ended in order.
+    CutJournal,
     /// Shorter than its superblock, or cut off before its journal.
     Truncated,
     /// This many blocks in use lie beyond its end.
@@ -52,6 +54,10 @@ impl std::fmt::Display for OpenError {
             OpenError::DamagedJournal => {
                 f.write_str("the start of the filestore's journal is damaged")
             }
+            OpenError::CutJournal => f.write_str(
+                "the filestore's journal is damaged: it breaks off, though the last mount ended in order \
+                 (nothing was changed; restore the file from a copy)",
+            ),
             OpenError::Truncated => f.write_str("the filestore is cut off before its journal"),
             OpenError::CutOff(blocks) => {
                 write!(f, "the filestore is cut off: {blocks} blocks in use lie beyond its end")

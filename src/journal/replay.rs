@@ -197,6 +197,11 @@ pub(super) fn recover(
         let cut_off = superblock.head >= len.div_ceil(BLOCK);
         return Err(if cut_off { OpenError::Truncated } else { OpenError::DamagedJournal });
     };
+    // In order, a mount ends with a sync point, and zeros behind it.
+    let ends_in_order = scan.end.at_sync_point || scan.end.bytes == 0;
+    if recovery.was_clean && (scan.torn || !ends_in_order) {
+        return Err(OpenError::CutJournal);
+    }
     let end = if recovery.other_boot { scan.last_sync } else { scan.end };
     recovery.torn = scan.torn;
     recovery.frames = end.frames;

@@ -111,6 +111,32 @@ fn a_torn_tail_is_cut_and_stays_cut() {
 }
 
 #[test]
+fn damage_to_what_ended_in_order_is_told() {
+    let file = formatted();
+    let (store, mut log1) = log(&file, true, 1).unwrap();
+    append_all(&mut log1, 0..40).unwrap();
+    drop(store);
+    log1.close().unwrap();
+    let whole = file.bytes();
+    expect(&file, 1, 40);
+    let journal = crate::filestore::BLOCK as usize * super::superblock::BLOCKS as usize;
+    let start = journal + super::segment::HEADER;
+    let end = whole.iter().rposition(|b| *b != 0).unwrap();
+    let all: Vec<_> = (0..40).map(payload).collect();
+    let told_or_whole = |change: &dyn Fn(&mut [u8])| {
+        let mut bytes = whole.clone();
+        change(&mut bytes);
+        frames(&Faulty::with(&bytes), 1).map_or(true, |(got, _)| got == all)
+    };
+    for at in start..end {
+        assert!(told_or_whole(&|bytes| bytes[at] ^= 4), "a bit of byte {at}");
+        // Behind the sync point that it began with it would be a journal with nothing in it.
+        let beginning = at <= start + super::segment::frame_size(1);
+        assert!(beginning || told_or_whole(&|bytes| bytes[at..].fill(0)), "cut at {at}");
+    }
+}
+
+#[test]
 fn stale_frames_behind_a_cut_never_count() {
     let file = formatted();
     let (store, mut log1) = log(&file, true, 1).unwrap();

@@ -114,6 +114,11 @@ mount_tests! {
         refuse_option("medium=paper", "medium");
         refuse_option("transport=pigeon", "transport");
         refuse_option("uidmapping=1:2", "uidmapping");
+        refuse_option("threads=0", "threads");
+        refuse_option("threads=100000000", "threads");
+        let mut without_upper = Spec::of(scratch).option("medium=memory");
+        without_upper.upper = None;
+        refuse(scratch, &without_upper, 1, "upperdir=");
         assert!(fsx::names(scratch.upper()).is_empty(), "half done");
     }
 

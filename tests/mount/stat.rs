@@ -72,6 +72,20 @@ mount_tests! {
         assert!(view.f_blocks >= view.f_bfree && view.f_bfree >= view.f_bavail);
     }
 
+    fn statfs_of_a_view_in_memory(scratch) {
+        overcoat_only!();
+        let spec = Spec::of(scratch).option("medium=memory");
+        let mount = spec.mount();
+        let view = rustix::fs::statvfs(mount.root()).unwrap();
+        assert!(view.f_blocks > view.f_bavail && view.f_bavail > 0);
+        assert!(view.f_ffree > 1000);
+        mount.unmount();
+        let mount = spec.option("size=16m").mount();
+        let view = rustix::fs::statvfs(mount.root()).unwrap();
+        assert_eq!(view.f_blocks * view.f_frsize, 16 << 20);
+        assert!(view.f_bavail * view.f_frsize > 15 << 20);
+    }
+
     fn limits_show_in_statfs_and_bite(scratch) {
         overcoat_only!();
         let spec = Spec::of(scratch).option("size=16m").option("nr_inodes=100");

@@ -253,7 +253,7 @@ impl Options {
             "squash_to_uid" => self.idmap.squash_uid = Some(value::id(key, text()?)?),
             "squash_to_gid" => self.idmap.squash_gid = Some(value::id(key, text()?)?),
             "fsname" => self.fsname = Some(OsString::from_vec(bytes)),
-            "threads" => self.threads = Some(value::count(key, text()?)?),
+            "threads" => self.threads = Some(value::threads(key, text()?)?),
             "writeback" => self.writeback = Some(value::switch(key, text()?)?),
             "transport" => self.transport = transport(text()?)?,
             "passthrough" => self.passthrough = passthrough(text()?)?,

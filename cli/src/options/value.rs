@@ -39,11 +39,14 @@ pub fn id(key: &str, value: &str) -> Result<u32, OptionError> {
     number(value).ok_or_else(|| OptionError::new(format!("{key}={value}: not an id")))
 }
 
-/// A number of threads, or another small count above 0.
-pub fn count(key: &str, value: &str) -> Result<u32, OptionError> {
-    number(value)
-        .filter(|&count| count > 0)
-        .ok_or_else(|| OptionError::new(format!("{key}={value}: not a number above 0")))
+/// Most threads that a mount is given.
+const MOST_THREADS: u32 = 1024;
+
+/// A number of threads.
+pub fn threads(key: &str, value: &str) -> Result<u32, OptionError> {
+    number(value).filter(|count| (1..=MOST_THREADS).contains(count)).ok_or_else(|| {
+        OptionError::new(format!("{key}={value}: not a number from 1 to {MOST_THREADS}"))
+    })
 }
 
 /// `LAYER:SHOWN:COUNT`, any number of times in a row, with or without a colon in front: `COUNT` ids from
