@@ -33,10 +33,14 @@ export MOUNT_OPTIONS="-o {scratch}"
 
 
 def enter_mount_namespace():
-    """Whatever a test leaves mounted ends with this process. What is unmounted outside is so in here."""
+    """Whatever a test leaves mounted ends with this process, which keeps no other mount of Overcoat alive."""
     if "OVERCOAT_XFSTESTS" not in os.environ:
         os.environ["OVERCOAT_XFSTESTS"] = "inside"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "slave", *sys.argv])
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *sys.argv])
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, point, kind = line.split()[:3]
+        if kind == "fuse.overcoat":
+            subprocess.run(["umount", "-l", point.encode().decode("unicode_escape")])
 
 
 @contextlib.contextmanager
