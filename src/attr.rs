@@ -157,11 +157,16 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
+    /// Whether nothing is asked for but times, of which the change time moves by itself.
+    pub fn is_of_times(&self) -> bool {
+        let SetAttr { mode, uid, gid, size, atime: _, mtime: _, ctime: _, kill_suidgid } = self;
+        let ids = mode.is_none() && uid.is_none() && gid.is_none();
+        ids && size.is_none() && !kill_suidgid
+    }
+
     /// Whether nothing is asked for, but that the change time moves.
     pub fn is_empty(&self) -> bool {
-        let SetAttr { mode, uid, gid, size, atime, mtime, ctime: _, kill_suidgid } = self;
-        let ids = mode.is_none() && uid.is_none() && gid.is_none();
-        ids && atime.is_none() && mtime.is_none() && size.is_none() && !kill_suidgid
+        self.is_of_times() && self.atime.is_none() && self.mtime.is_none()
     }
 }
 

@@ -26,8 +26,11 @@ const NARROW_COPY_MAX: u64 = 1 << 31;
 /// Setuid and setgid.
 const SETID: u32 = 0o6000;
 
-/// Bytes of a WRITE that is worth another thread.
+/// Bytes of a WRITE, or of a copy, that is worth another thread.
 const MUCH: usize = 64 << 10;
+
+/// And of a FALLOCATE: the host writes next to nothing for it, but may have to look for room.
+const MUCH_SPACE: u64 = 1 << 20;
 
 /// Answers requests by calling the overlay. Shared by all workers of all transports; immutable but
 /// for its counters.
@@ -137,10 +140,26 @@ impl Dispatcher {
     pub fn takes_long(&self, request: &Request<'_>) -> bool {
         match request.opcode {
             Some(Opcode::Fsync | Opcode::Fsyncdir | Opcode::Syncfs) => self.overlay.is_durable(),
+            Some(Opcode::Write) => request.payload.len() >= MUCH,
             Some(
                 Opcode::Fallocate | Opcode::CopyFileRange | Opcode::CopyFileRange64 | Opcode::Ioctl,
-            ) => true,
-            Some(Opcode::Write) => request.payload.len() >= MUCH,
+            ) => {
+                let decoded = request.decode(self.setxattr_ext());
+                decoded.is_ok_and(|operation| self.moves_much(request.node(), &operation))
+            }
+            _ => false,
+        }
+    }
+
+    fn moves_much(&self, node: InodeNo, operation: &Operation<'_>) -> bool {
+        match *operation {
+            Operation::Fallocate { len, .. } => len >= MUCH_SPACE,
+            Operation::CopyFileRange { offset, len, .. } => {
+                // Programs ask for more than there is: as much as a call takes.
+                let size = self.overlay.getattr(self.number(node)).map_or(0, |attr| attr.size);
+                len.min(size.saturating_sub(offset)) >= MUCH as u64
+            }
+            Operation::Ioctl { cmd, .. } => matches!(cmd, abi::ioctl::SHUTDOWN | abi::ioctl::TRIM),
             _ => false,
         }
     }

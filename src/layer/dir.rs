@@ -203,8 +203,12 @@ impl Dir {
 
 /// The marks of an open object.
 pub(super) fn marks_of(fd: BorrowedFd<'_>) -> Result<Marks> {
-    let names = xattr::list(fd)?;
-    Marks::read(&names, |name| match xattr::get(fd, name) {
+    marks_among(fd, &xattr::list(fd)?)
+}
+
+/// The marks of an object whose attributes have these names, each terminated by NUL.
+pub(super) fn marks_among(fd: BorrowedFd<'_>, names: &[u8]) -> Result<Marks> {
+    Marks::read(names, |name| match xattr::get(fd, name) {
         Ok(value) => Ok(Some(value)),
         Err(Errno::NODATA) => Ok(None),
         Err(e) => Err(e),

@@ -30,6 +30,7 @@ mod tests;
 pub use error::{LayerError, Relation, check_overlap};
 pub use listing::{Entry, Listing};
 pub use number::number;
+pub use object::OpenFile;
 pub use stack::{LowerNode, Stack};
 pub use whiteout::FILESTORE_NAME;
 

@@ -1,6 +1,6 @@
 //! One object of one layer: its attributes, data, target and extended attributes.
 
-use super::dir::marks_of;
+use super::dir::marks_among;
 use super::stack::Stack;
 use super::tree::{LOOK, Layer, stat_fd};
 use super::whiteout::{host_xattr, shown_xattr, split_names};
@@ -11,6 +11,14 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::readlinkat;
 
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// A regular file, open for reading.
+#[derive(Debug)]
+pub struct OpenFile {
+    pub file: OwnedFd,
+    /// It has no extended attribute, as far as the host lists them.
+    pub is_bare: bool,
+}
 
 /// The errors of every method here: `ESTALE` for a layer or parent directory that is not there
 /// (any more), and the host's.
@@ -33,13 +41,14 @@ impl Stack {
     /// # Errors
     /// `EISDIR`, `ELOOP` (symbolic link) and `ENXIO` for what is no regular file; `EIO` for a file
     /// whose data lie elsewhere (`overlay.metacopy`).
-    pub fn open_file(&self, at: &LowerPath) -> Result<OwnedFd> {
+    pub fn open_file(&self, at: &LowerPath) -> Result<OpenFile> {
         let layer = self.layer(at.layer)?;
         let (parent, name) = split_last(at).ok_or(Errno::ISDIR)?;
         let dir = self.dir(&parent)?;
         let fd = dir.fd(layer).ok_or(Errno::STALE)?;
         let file = self.with_descriptors(|| layer.open_regular(fd, name))?;
-        if marks_of(file.as_fd())?.metacopy {
+        let names = xattr::list(file.as_fd())?;
+        if marks_among(file.as_fd(), &names)?.metacopy {
             tracing::warn!(
                 layer = at.layer.0,
                 file = %String::from_utf8_lossy(&at.path),
@@ -47,7 +56,7 @@ impl Stack {
             );
             return Err(Errno::IO);
         }
-        Ok(file)
+        Ok(OpenFile { file, is_bare: names.is_empty() })
     }
 
     /// The target of a symbolic link.
@@ -66,11 +75,11 @@ impl Stack {
     /// All extended attributes, names and values, without the marks of overlay file systems.
     pub fn xattrs(&self, at: &LowerPath) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let (_, object) = self.look_at(at)?;
-        let names = xattr::list(object.as_fd())?;
+        let names = xattr::list_by_path(object.as_fd())?;
         let mut all = Vec::new();
         for name in split_names(&names) {
             let Some(shown) = shown_xattr(name) else { continue };
-            match xattr::get(object.as_fd(), name) {
+            match xattr::get_by_path(object.as_fd(), name) {
                 Ok(value) => all.push((shown.into_owned(), self.shown_value(name, value))),
                 // Gone since, or one that only its owner may read.
                 Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => {}
@@ -87,20 +96,24 @@ impl Stack {
     /// a NUL byte.
     pub fn getxattr(&self, at: &LowerPath, name: &[u8]) -> Result<Vec<u8>> {
         let (_, object) = self.look_at(at)?;
-        let value = xattr::get(object.as_fd(), &host_xattr(name))?;
+        let value = xattr::get_by_path(object.as_fd(), &host_xattr(name))?;
         Ok(self.shown_value(name, value))
     }
 
-    /// The names of all extended attributes, each terminated by NUL, without marks.
-    pub fn listxattr(&self, at: &LowerPath) -> Result<Vec<u8>> {
+    /// The names of all extended attributes, each terminated by NUL, without marks. `None`: the object has
+    /// no attribute that the host would list, marks included.
+    pub fn listxattr(&self, at: &LowerPath) -> Result<Option<Vec<u8>>> {
         let (_, object) = self.look_at(at)?;
-        let names = xattr::list(object.as_fd())?;
+        let names = xattr::list_by_path(object.as_fd())?;
+        if names.is_empty() {
+            return Ok(None);
+        }
         let mut shown = Vec::with_capacity(names.len());
         for name in split_names(&names).filter_map(shown_xattr) {
             shown.extend_from_slice(&name);
             shown.push(0);
         }
-        Ok(shown)
+        Ok(Some(shown))
     }
 
     fn shown_value(&self, name: &[u8], mut value: Vec<u8>) -> Vec<u8> {

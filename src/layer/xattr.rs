@@ -21,14 +21,17 @@ pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
 
 /// The names of all attributes, each terminated by NUL. Empty where the host has none at all.
 pub(super) fn list(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
-    let names = match read(|buf| flistxattr(fd, buf), || flistxattr_query(fd)) {
-        Err(Errno::BADF) => {
-            let path = proc_path(fd);
-            read(|buf| listxattr(&path, buf), || listxattr_query(&path))
-        }
+    match read(|buf| flistxattr(fd, buf), || flistxattr_query(fd)) {
+        Err(Errno::BADF) => list_by_path(fd),
+        Err(Errno::NOTSUP) => Ok(Vec::new()),
         names => names,
-    };
-    match names {
+    }
+}
+
+/// The same of an object that is known to be open with `O_PATH` only.
+pub(super) fn list_by_path(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let path = proc_path(fd);
+    match read(|buf| listxattr(&path, buf), || listxattr_query(&path)) {
         Err(Errno::NOTSUP) => Ok(Vec::new()),
         names => names,
     }
@@ -39,14 +42,20 @@ pub(super) fn list(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
 /// # Errors
 /// `ENODATA` where there is none.
 pub(super) fn get(fd: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
-    let value = match read(|buf| fgetxattr(fd, name, buf), || fgetxattr_query(fd, name)) {
-        Err(Errno::BADF) => {
-            let path = proc_path(fd);
-            read(|buf| getxattr(&path, name, buf), || getxattr_query(&path, name))
-        }
+    match read(|buf| fgetxattr(fd, name, buf), || fgetxattr_query(fd, name)) {
+        Err(Errno::BADF) => get_by_path(fd, name),
+        Err(Errno::NOTSUP) => Err(Errno::NODATA),
         value => value,
-    };
-    match value {
+    }
+}
+
+/// The same of an object that is known to be open with `O_PATH` only.
+///
+/// # Errors
+/// As [`get`].
+pub(super) fn get_by_path(fd: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
+    let path = proc_path(fd);
+    match read(|buf| getxattr(&path, name, buf), || getxattr_query(&path, name)) {
         Err(Errno::NOTSUP) => Err(Errno::NODATA),
         value => value,
     }

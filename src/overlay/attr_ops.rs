@@ -63,6 +63,12 @@ impl Overlay {
         let strips = new_owner
             || set.kill_suidgid && set.size.is_some()
             || self.is_chown_of_nothing(ino, set, caller)?;
+        if !strips
+            && set.is_of_times()
+            && let Some(attr) = self.set_times_of_unlinked(ino, set)?
+        {
+            return Ok(attr);
+        }
         let in_group = !strips || self.counts_as_in_group(ino, caller)?;
         let prepared = self.prepare(ino)?;
         if let Some(size) = set.size {
@@ -106,6 +112,32 @@ impl Overlay {
     }
 }
 
+impl Overlay {
+    /// The times of a file of a layer that was unlinked are nobody's when the mount ends: they need no record.
+    /// (The kernel's writeback cache sends them after each unlink.) `None` for any other inode.
+    fn set_times_of_unlinked(&self, ino: InodeNo, set: &SetAttr) -> Result<Option<Attr>> {
+        let mut st = self.state.write();
+        if st.log.is_none() || st.tree.contains(ino) {
+            return Ok(None);
+        }
+        let lower = st.nodes.get_mut(&ino).and_then(|node| node.lower.as_deref_mut());
+        let Some(lower) = lower.filter(|lower| lower.attr.nlink == 0) else { return Ok(None) };
+        let (now, attr) = (Time::now(), &mut lower.attr);
+        attr.atime = resolve(set.atime, now, attr.atime);
+        attr.mtime = resolve(set.mtime, now, attr.mtime);
+        attr.ctime = set.ctime.unwrap_or(now);
+        Ok(Some(*attr))
+    }
+}
+
+fn resolve(time: Option<SetTime>, now: Time, old: Time) -> Time {
+    match time {
+        None => old,
+        Some(SetTime::Now) => now,
+        Some(SetTime::At(time)) => time,
+    }
+}
+
 /// EFBIG for a size that no file offset reaches.
 pub(super) fn check_size(size: u64) -> Result<()> {
     if size > i64::MAX as u64 { Err(Errno::FBIG) } else { Ok(()) }
@@ -117,12 +149,7 @@ fn change(image: &mut InodeImage, set: &SetAttr, now: Time) {
     }
     image.uid = set.uid.unwrap_or(image.uid);
     image.gid = set.gid.unwrap_or(image.gid);
-    let resolve = |time: Option<SetTime>, old| match time {
-        None => old,
-        Some(SetTime::Now) => now,
-        Some(SetTime::At(time)) => time,
-    };
-    image.atime = resolve(set.atime, image.atime);
-    image.mtime = resolve(set.mtime, image.mtime);
+    image.atime = resolve(set.atime, now, image.atime);
+    image.mtime = resolve(set.mtime, now, image.mtime);
     image.ctime = set.ctime.unwrap_or(now);
 }

@@ -20,7 +20,7 @@ pub struct Entry {
 }
 
 /// After so many vain look-ups in one directory its whole listing is read instead.
-const MISSES_BEFORE_LISTING: u32 = 16;
+const MISSES_BEFORE_LISTING: u16 = 16;
 
 impl Overlay {
     /// The inode under `name`; `None` where there is none (which the kernel may remember: nobody
@@ -118,7 +118,7 @@ impl Overlay {
         Ok(found.map(Lower::from))
     }
 
-    fn note_miss(&self, parent: InodeNo, misses: u32) -> Result<()> {
+    fn note_miss(&self, parent: InodeNo, misses: u16) -> Result<()> {
         if misses >= MISSES_BEFORE_LISTING {
             self.listing(parent)?;
         } else if let Some(node) = self.state.read().nodes.get(&parent) {

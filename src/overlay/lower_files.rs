@@ -3,6 +3,7 @@
 use super::Overlay;
 use crate::attr::{InodeNo, LowerPath};
 use crate::errno::{Errno, Result};
+use crate::layer::OpenFile;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::os::fd::OwnedFd;
@@ -96,7 +97,9 @@ impl Overlay {
         if let Some(file) = self.lower_files.get(ino) {
             return Ok(file);
         }
-        let file = Arc::new(self.stack.open_file(at)?);
+        let OpenFile { file, is_bare } = self.stack.open_file(at)?;
+        self.note_bare(ino, is_bare);
+        let file = Arc::new(file);
         self.lower_files.keep(ino, file.clone());
         Ok(file)
     }

@@ -44,15 +44,16 @@ impl Overlay {
     /// Gathers what [`super::txn::Txn::raise`] needs; `None` where the upper has the inode already.
     /// The inode must be known to the kernel (ESTALE otherwise).
     pub(super) fn prepare(&self, ino: InodeNo) -> Result<Option<Raised>> {
-        let (attr, at, dirs) = {
+        let (attr, at, dirs, bare) = {
             let st = self.state.read();
             if st.tree.contains(ino) {
                 return Ok(None);
             }
-            let lower = st.node(ino)?.lower.as_deref().ok_or(Errno::STALE)?;
-            (lower.attr, lower.at.clone(), lower.dirs.clone())
+            let node = st.node(ino)?;
+            let lower = node.lower.as_deref().ok_or(Errno::STALE)?;
+            (lower.attr, lower.at.clone(), lower.dirs.clone(), node.bare.get() == Some(true))
         };
-        self.gather(&attr, at, dirs).map(Some)
+        self.gather(&attr, at, dirs, bare).map(Some)
     }
 
     /// The same for an inode that was only just found in the layers.
@@ -60,12 +61,19 @@ impl Overlay {
         if self.state.read().tree.contains(lower.attr.ino) {
             return Ok(None);
         }
-        self.gather(&lower.attr, lower.at.clone(), lower.dirs.clone()).map(Some)
+        self.gather(&lower.attr, lower.at.clone(), lower.dirs.clone(), false).map(Some)
     }
 
-    fn gather(&self, attr: &Attr, at: LowerPath, dirs: Option<Arc<[LowerPath]>>) -> Result<Raised> {
+    /// `bare`: it is known to have no extended attribute.
+    fn gather(
+        &self,
+        attr: &Attr,
+        at: LowerPath,
+        dirs: Option<Arc<[LowerPath]>>,
+        bare: bool,
+    ) -> Result<Raised> {
         self.writable()?;
-        let xattrs = self.stack.xattrs(&at)?;
+        let xattrs = if bare { Vec::new() } else { self.stack.xattrs(&at)? };
         let kind = attr.file_type();
         let target = match kind {
             FileType::Symlink => self.stack.readlink(&at)?,

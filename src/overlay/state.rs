@@ -8,10 +8,10 @@ use crate::layer::{Listing, LowerNode};
 use crate::upper::Tree;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// What the layers say of an inode. Immutable but for `attr.nlink` and `attr.ctime` of a file
+/// What the layers say of an inode. Immutable but for `attr.nlink` and the times of a file
 /// that was unlinked while the kernel still holds it.
 #[derive(Debug)]
 pub(super) struct Lower {
@@ -29,6 +29,23 @@ impl From<LowerNode> for Lower {
     }
 }
 
+/// The answer to a question, once somebody asked it. It never changes.
+#[derive(Debug, Default)]
+pub(super) struct Known(AtomicU8);
+
+impl Known {
+    pub fn get(&self) -> Option<bool> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            answer => Some(answer == 2),
+        }
+    }
+
+    pub fn set(&self, answer: bool) {
+        self.0.store(1 + u8::from(answer), Ordering::Relaxed);
+    }
+}
+
 /// An inode that the kernel has looked up and not forgotten.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -40,7 +57,9 @@ pub(super) struct Node {
     /// Of a directory: where it hangs.
     pub parent: InodeNo,
     /// Names asked for in vain; many of them make it worth reading the whole listing.
-    pub misses: AtomicU32,
+    pub misses: AtomicU16,
+    /// Whether the lower has no extended attribute.
+    pub bare: Known,
     /// Open descriptors of a file that may write.
     pub writers: AtomicU32,
 }
@@ -92,7 +111,8 @@ impl State {
             lower: None,
             listing: None,
             parent,
-            misses: AtomicU32::new(0),
+            misses: AtomicU16::new(0),
+            bare: Known::default(),
             writers: AtomicU32::new(0),
         });
         node.lookups.fetch_add(1, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use super::Overlay;
 use super::raise::Raised;
 use super::state::State;
-use crate::attr::{InodeNo, Time};
+use crate::attr::{Attr, InodeNo, Time};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::{InodeImage, Record, decode_all};
@@ -65,7 +65,8 @@ impl<'a> Txn<'a> {
         let mut image = raised.image;
         if let Some(lower) = self.st.nodes.get(&ino).and_then(|n| n.lower.as_deref()) {
             // An unlinked but open file.
-            (image.nlink, image.ctime) = (lower.attr.nlink, lower.attr.ctime);
+            let Attr { nlink, atime, mtime, ctime, .. } = lower.attr;
+            image = InodeImage { nlink, atime, mtime, ctime, ..image };
         }
         raised.records(ino, image, |record| record.encode(&mut self.frame));
         Ok(image)

@@ -5,12 +5,13 @@ use super::attr_ops::{CAPABILITY, check_size, without_privilege};
 use super::io::{View, clip, view};
 use super::{BLOCK, Overlay};
 use crate::attr::{Caller, InodeNo};
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::filestore::{Extent, Filestore};
 use crate::journal::Urgency;
 use crate::journal::record::Record;
 use crate::upper::{Segment, Source};
 use smallvec::SmallVec;
+use std::io::IoSlice;
 
 /// Blocks that no map refers to yet: freed when dropped, unless they were kept.
 pub(super) struct Fresh<'a> {
@@ -160,28 +161,36 @@ impl Overlay {
         fresh.take(gap.at, gap.len, view.hint)?;
         let (start, end) = (gap.at * BLOCK, (gap.at + gap.len) * BLOCK);
         let data_end = offset + data.len() as u64;
-        let mut pos = start;
-        while pos < end {
-            // Whole blocks go straight from the request; an edge is put together first.
-            let whole_until = data_end.min(end) / BLOCK * BLOCK;
-            if pos >= offset && whole_until > pos {
-                let slice = &data[(pos - offset) as usize..(whole_until - offset) as usize];
-                self.write_fresh(&fresh.maps[from..], pos, slice)?;
-                pos = whole_until;
-                continue;
-            }
+        // Whole blocks go straight from the request; an edge is put together first.
+        let edge = |pos: u64| {
             let mut block = [0; BLOCK as usize];
-            let keeps_old = offset > pos || data_end < pos + BLOCK;
-            if keeps_old && reads_origin(view, pos / BLOCK) {
+            if reads_origin(view, pos / BLOCK) {
                 self.read_origin(ino, &view.origin, pos, &mut block)?;
             }
             let (lo, hi) = (offset.max(pos), data_end.min(pos + BLOCK));
             block[(lo - pos) as usize..(hi - pos) as usize]
                 .copy_from_slice(&data[(lo - offset) as usize..(hi - offset) as usize]);
-            self.write_fresh(&fresh.maps[from..], pos, &block)?;
-            pos += BLOCK;
+            Ok::<_, Errno>(block)
+        };
+        let head = (offset > start || data_end < start + BLOCK).then(|| edge(start)).transpose()?;
+        let middle = start + head.map_or(0, |_| BLOCK);
+        let has_tail = middle < end && data_end < end;
+        let tail = has_tail.then(|| edge(end - BLOCK)).transpose()?;
+        let middle_end = (end - tail.map_or(0, |_| BLOCK)).max(middle);
+        let whole = match middle < middle_end {
+            true => &data[(middle - offset) as usize..(middle_end - offset) as usize],
+            false => &[],
+        };
+        let head = head.as_ref().map_or(&[][..], |block| &block[..]);
+        let tail = tail.as_ref().map_or(&[][..], |block| &block[..]);
+        if let [(_, extent)] = fresh.maps[from..] {
+            let mut parts = [IoSlice::new(head), IoSlice::new(whole), IoSlice::new(tail)];
+            return self.store.write_vectored_at(extent.start * BLOCK, &mut parts);
         }
-        Ok(())
+        let parts = [(start, head), (middle, whole), (middle_end, tail)];
+        parts
+            .into_iter()
+            .try_for_each(|(pos, part)| self.write_fresh(&fresh.maps[from..], pos, part))
     }
 
     /// Writes whole blocks at byte `pos` of the file into the fresh extents that stand for them.

@@ -1,7 +1,7 @@
 //! Extended attributes. The kernel has checked who may; an ACL set here also sets the mode.
 
 use super::{Overlay, acl};
-use crate::attr::{Caller, InodeNo};
+use crate::attr::{Caller, InodeNo, LowerPath};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::Record;
@@ -11,18 +11,41 @@ use std::os::unix::ffi::OsStrExt;
 const CREATE: u32 = 1;
 const REPLACE: u32 = 2;
 const S_ISGID: u32 = 0o2000;
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
 impl Overlay {
     /// ENODATA where there is none.
     pub fn getxattr(&self, ino: InodeNo, name: &OsStr) -> Result<Vec<u8>> {
-        let at = {
+        let name = name.as_bytes();
+        let (at, bare) = {
             let st = self.state.read();
             if let Some(inode) = st.tree.get(ino) {
-                return inode.xattr(name.as_bytes()).map(Vec::from).ok_or(Errno::NODATA);
+                return inode.xattr(name).map(Vec::from).ok_or(Errno::NODATA);
             }
-            st.node(ino)?.lower.as_ref().ok_or(Errno::STALE)?.at.clone()
+            let node = st.node(ino)?;
+            let at = node.lower.as_ref().ok_or(Errno::STALE)?.at.clone();
+            (at, node.bare.get().filter(|_| is_listed(name)))
         };
-        self.stack.getxattr(&at, name.as_bytes())
+        // Most files have none, and are asked for several: whether they have any is asked first.
+        let bare = match bare {
+            None if is_listed(name) => self.lower_xattr_names(ino, &at)?.is_none(),
+            bare => bare == Some(true),
+        };
+        if bare { Err(Errno::NODATA) } else { self.stack.getxattr(&at, name) }
+    }
+
+    /// The names that a lower shows; `None` where it has no attribute at all.
+    fn lower_xattr_names(&self, ino: InodeNo, at: &LowerPath) -> Result<Option<Vec<u8>>> {
+        let names = self.stack.listxattr(at)?;
+        self.note_bare(ino, names.is_none());
+        Ok(names)
+    }
+
+    /// Notes whether the lower of `ino` has no extended attribute.
+    pub(super) fn note_bare(&self, ino: InodeNo, bare: bool) {
+        if let Some(node) = self.state.read().nodes.get(&ino) {
+            node.bare.set(bare);
+        }
     }
 
     /// The names, each followed by a NUL; those of the `trusted` namespace only for who may use it
@@ -43,9 +66,13 @@ impl Overlay {
             if let Some(inode) = st.tree.get(ino) {
                 return Ok(inode.xattrs().flat_map(|(name, _)| [name, &[0]].concat()).collect());
             }
-            st.node(ino)?.lower.as_ref().ok_or(Errno::STALE)?.at.clone()
+            let node = st.node(ino)?;
+            if node.bare.get() == Some(true) {
+                return Ok(Vec::new());
+            }
+            node.lower.as_ref().ok_or(Errno::STALE)?.at.clone()
         };
-        self.stack.listxattr(&at)
+        self.lower_xattr_names(ino, &at).map(Option::unwrap_or_default)
     }
 
     /// `flags`: XATTR_CREATE or XATTR_REPLACE (setxattr(2)). `kill_sgid`: an ACL set by somebody
@@ -115,10 +142,15 @@ impl Overlay {
     }
 }
 
+/// Whether a host that has an attribute of this name lists it. There are file systems with others, which they
+/// only show to who asks.
+fn is_listed(name: &[u8]) -> bool {
+    name == acl::ACCESS || name == acl::DEFAULT || NAMESPACES.iter().any(|ns| name.starts_with(ns))
+}
+
 /// ERANGE for a name of no length or beyond 255 bytes, EOPNOTSUPP for one in no namespace of
 /// xattr(7), EINVAL for one that is a namespace only. The kernel hands every name on.
 fn check_name(name: &[u8]) -> Result<()> {
-    const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
     if name.is_empty() || name.len() > 255 {
         return Err(Errno::RANGE);
     }

@@ -58,6 +58,34 @@ mount_tests! {
         }
     }
 
+    fn an_unlinked_lower_file_keeps_the_times_it_is_given(scratch) {
+        let lower = scratch.lower();
+        fsx::write(lower.join("f"), "x");
+        let below = fsx::statx(lower.join("f"));
+        let mount = Spec::of(scratch).mount();
+        let file = std::fs::File::options().read(true).write(true).open(mount.path("f")).unwrap();
+        std::fs::remove_file(mount.path("f")).unwrap();
+        let times = |file: &std::fs::File| {
+            let stat = rustix::fs::fstat(file).unwrap();
+            ((stat.st_atime, stat.st_atime_nsec as u64), (stat.st_mtime, stat.st_mtime_nsec as u64))
+        };
+        let set = |atime: i64, mtime: i64| {
+            let at = |tv_sec| rustix::fs::Timespec { tv_sec, tv_nsec: 5 };
+            let times = rustix::fs::Timestamps { last_access: at(atime), last_modification: at(mtime) };
+            rustix::fs::futimens(&file, &times).unwrap();
+        };
+        set(1000, 2000);
+        assert_eq!(times(&file), ((1000, 5), (2000, 5)));
+        // Once it is one of the upper, it still has them.
+        rustix::fs::fchmod(&file, 0o640.into()).unwrap();
+        assert_eq!(times(&file), ((1000, 5), (2000, 5)));
+        set(3000, 4000);
+        assert_eq!(times(&file), ((3000, 5), (4000, 5)));
+        assert_eq!(rustix::fs::fstat(&file).unwrap().st_nlink, 0);
+        drop(file);
+        assert_eq!(fsx::statx(lower.join("f")).stx_mtime.tv_sec, below.stx_mtime.tv_sec);
+    }
+
     fn changes_set_the_right_times(scratch) {
         let lower = scratch.lower();
         fsx::mkdir(lower.join("d"));

@@ -31,6 +31,30 @@ mount_tests! {
         assert_eq!(fsx::get_xattr(lower.join("f"), "user.below").unwrap(), b"1");
     }
 
+    fn a_lower_is_asked_again_when_it_has_some(scratch) {
+        let lower = scratch.lower();
+        for name in ["bare", "with"] {
+            fsx::write(lower.join(name), "x");
+        }
+        fsx::set_xattr(lower.join("with"), "user.below", b"1").unwrap();
+        let mount = Spec::of(scratch).mount();
+        for _ in 0..3 {
+            for (name, value) in [("bare", Err(Errno::NODATA)), ("with", Ok(b"1".to_vec()))] {
+                assert_eq!(fsx::get_xattr(mount.path(name), "user.below"), value);
+                assert_eq!(fsx::get_xattr(mount.path(name), "user.other"), Err(Errno::NODATA));
+                assert_eq!(fsx::read(mount.path(name)), b"x");
+            }
+            assert!(fsx::list_xattrs(mount.path("bare")).unwrap().is_empty());
+            assert_eq!(fsx::list_xattrs(mount.path("with")).unwrap(), [b"user.below"]);
+        }
+        for name in ["bare", "with"] {
+            fsx::set_xattr(mount.path(name), "user.above", b"2").unwrap();
+            assert_eq!(fsx::get_xattr(mount.path(name), "user.above").unwrap(), b"2");
+        }
+        assert_eq!(fsx::list_xattrs(mount.path("bare")).unwrap().len(), 1);
+        assert_eq!(fsx::list_xattrs(mount.path("with")).unwrap().len(), 2);
+    }
+
     fn sizes_and_flags(scratch) {
         overcoat_only!(); // the host's file system limits overlayfs to a block
         let mount = Spec::of(scratch).mount();

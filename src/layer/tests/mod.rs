@@ -147,7 +147,7 @@ impl Stack {
     }
 
     fn content_at(&self, at: &LowerPath) -> String {
-        let file = std::fs::File::from(self.open_file(at).expect("opened"));
+        let file = std::fs::File::from(self.open_file(at).expect("opened").file);
         std::io::read_to_string(file).expect("read")
     }
 }
