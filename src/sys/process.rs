@@ -50,6 +50,36 @@ pub fn unshare(flags: UnshareFlags) -> Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
 
+/// How the scheduler treats a thread (sched(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Normal,
+    /// SCHED_IDLE: behind everybody else of its scheduling group.
+    Idle,
+}
+
+/// The number of the calling thread (gettid(2)).
+pub fn thread() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// Puts a thread of this process into a class. `EPERM`: out of the idle class without CAP_SYS_NICE, or a nice
+/// value that RLIMIT_NICE allows.
+pub fn set_class(thread: u32, class: Class) -> Result<()> {
+    let policy = match class {
+        Class::Normal => libc::SCHED_OTHER,
+        Class::Idle => libc::SCHED_IDLE,
+    };
+    let thread = libc::pid_t::try_from(thread).map_err(|_| Errno::INVAL)?;
+    // SAFETY: all zeros are a value of this struct of integers.
+    let parameters: libc::sched_param = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the kernel reads the parameters, which outlive the call.
+    match unsafe { libc::sched_setscheduler(thread, policy, &parameters) } {
+        -1 => Err(last_errno()),
+        _ => Ok(()),
+    }
+}
+
 /// A signal which was taken by [`Signals::wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {

@@ -11,6 +11,7 @@
 //! helpers ([`Helpers`]), which hand the slot back to the queue; nothing that a queue or a helper
 //! does needs another queue's answer, so they cannot wait for each other in a circle.
 
+mod courtesy;
 mod exchange;
 mod helpers;
 mod queue;
@@ -22,6 +23,7 @@ use std::sync::{Arc, mpsc};
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
 use crate::fuse::dispatch::Dispatcher;
+use courtesy::Watch;
 use queue::{Order, Queue, Service};
 
 pub use helpers::Helpers;
@@ -121,9 +123,14 @@ impl Queues {
         tell(&|| Order::Register(Arc::clone(device)))
             .and_then(|()| self.answered(self.queues.len()))
             .map_err(Unavailable::Refused)?;
+        let watch = Watch::start(self.queues.len()).map(Arc::new);
+        if watch.is_none() {
+            tracing::debug!("no CAP_SYS_NICE: who asks may be moved to another CPU");
+        }
         let service = || Service {
             dispatcher: Arc::clone(dispatcher),
             helpers: helpers.clone(),
+            watch: watch.clone(),
             end: Box::new(end()),
         };
         tell(&|| Order::Serve(service())).map_err(Unavailable::Refused)

@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, ring_command};
 use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::uring::courtesy::Watch;
 use crate::fuse::uring::exchange::{Exchange, Scratch};
 use crate::fuse::uring::helpers::{self, Helpers, Mailbox};
 use crate::sys::uring::{Completion, Ring, Slot};
@@ -41,6 +42,7 @@ pub enum Order {
 pub struct Service {
     pub dispatcher: Arc<Dispatcher>,
     pub helpers: Helpers,
+    pub watch: Option<Arc<Watch>>,
     pub end: Box<dyn FnOnce(Result<()>) + Send>,
 }
 
@@ -76,7 +78,7 @@ impl Queue {
                 Order::Probe(device) => tell(answer, queue.probe(device)),
                 Order::Register(device) => tell(answer, queue.register(device)),
                 Order::Serve(service) => {
-                    let served = queue.serve(&service.dispatcher, &service.helpers);
+                    let served = queue.serve(&service);
                     drop(queue);
                     return (service.end)(served);
                 }
@@ -130,7 +132,9 @@ impl Queue {
     }
 
     /// Serves until the kernel has given all slots back for good: the connection ended.
-    fn serve(&mut self, dispatcher: &Arc<Dispatcher>, helpers: &Helpers) -> Result<()> {
+    fn serve(&mut self, service: &Service) -> Result<()> {
+        let Service { dispatcher, helpers, watch, .. } = service;
+        let mut courtesy = watch.as_ref().and_then(|watch| watch.seat(self.at.into()).ok());
         let mut lost = 0;
         let mut end = Ok(());
         while let Some(slot) = self.slots.pop() {
@@ -138,6 +142,9 @@ impl Queue {
         }
         while lost < DEPTH {
             self.ring.enter(Some(self.usage.patience()))?;
+            if let Some(courtesy) = &mut courtesy {
+                courtesy.turn();
+            }
             let mut idle = true;
             while let Some(completion) = self.ring.take() {
                 idle = false;
