@@ -16,6 +16,7 @@ use zerocopy::IntoBytes;
 use crate::attr::InodeNo;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
+use crate::fuse::courtesy::Courtesy;
 use crate::fuse::decode::Request;
 use crate::fuse::dispatch::{self, Dispatcher};
 use crate::fuse::reply;
@@ -105,23 +106,31 @@ impl Buffer {
     }
 }
 
+/// How a worker goes about it.
+pub enum Pace {
+    /// Somebody waits for each answer.
+    Prompt(Option<Courtesy>),
+    /// Another transport brings the requests that somebody waits for. What comes here (FORGET) is left to gather
+    /// for a moment, as waking this thread for each costs who causes them.
+    Lazy,
+}
+
 /// Serves requests of `connection` until it ends. `Ok` when it was unmounted, `ECONNABORTED` when
 /// it was aborted (`/sys/fs/fuse/connections`) and what is mounted answers no more.
 ///
-/// `lazy`: another transport brings the requests that somebody waits for. What comes here (FORGET)
-/// is left to gather for a moment, as waking this thread for each costs who causes them.
+/// `pace`: how it is done beside another transport, or without.
 pub fn serve(
     connection: &Arc<OwnedFd>,
     readers: &Readers,
     dispatcher: &Arc<Dispatcher>,
     buffer: &mut Buffer,
-    lazy: bool,
+    mut pace: Pace,
 ) -> Result<()> {
     let mut served = Ok(true);
     if readers.join() {
         while served == Ok(true) {
-            served = serve_one(connection, readers, dispatcher, buffer);
-            if lazy && served == Ok(true) {
+            served = serve_one(connection, readers, dispatcher, buffer, &mut pace);
+            if matches!(pace, Pace::Lazy) && served == Ok(true) {
                 std::thread::sleep(GATHERING);
             }
         }
@@ -136,6 +145,7 @@ fn serve_one(
     readers: &Readers,
     dispatcher: &Arc<Dispatcher>,
     buffer: &mut Buffer,
+    pace: &mut Pace,
 ) -> Result<bool> {
     let len = match read(connection.as_fd(), buffer.request_area()) {
         Ok(0) | Err(Errno::NODEV) => return Ok(false),
@@ -151,6 +161,9 @@ fn serve_one(
             return Ok(true);
         }
     };
+    if let Pace::Prompt(Some(courtesy)) = pace {
+        courtesy.turn(request.header.pid);
+    }
     if dispatcher.needs_write_back(&request) {
         answer_after_write_back(connection, dispatcher, request.node(), bytes.to_vec());
         return Ok(true);

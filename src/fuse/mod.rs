@@ -12,9 +12,9 @@
 //! reply; it knows no operation.
 
 mod abi;
+mod courtesy;
 mod decode;
 mod dev;
-
 mod dispatch;
 mod init;
 mod listings;

@@ -8,8 +8,9 @@ use zerocopy::IntoBytes;
 
 use crate::errno::{self, Errno, Result};
 use crate::fuse::abi::{self, Opcode};
+use crate::fuse::courtesy::Watch;
 use crate::fuse::decode::Request;
-use crate::fuse::dev::{self, Buffer, Readers};
+use crate::fuse::dev::{self, Buffer, Pace, Readers};
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::init::{self, Answer, Negotiated, Wishes};
 use crate::fuse::mount::{self, MountError, MountOptions};
@@ -241,13 +242,19 @@ fn serve_device(
 ) -> std::result::Result<(), MountError> {
     let readers = Arc::new(Readers::new(settings.idle_readers));
     let threads = if beside_queues { 1 } else { settings.workers() };
+    let watch = if beside_queues { None } else { Watch::start(threads) };
+    let watch = watch.map(Arc::new);
     for at in 0..threads {
         let device = worker_device(device, at, settings.clone_device);
         let mut buffer = Buffer::new(dispatcher.max_io()).map_err(MountError::Resources)?;
         let (readers, dispatcher) = (Arc::clone(&readers), Arc::clone(dispatcher));
-        let ended = ended.clone();
+        let (ended, watch) = (ended.clone(), watch.clone());
         let serve = move || {
-            let served = dev::serve(&device, &readers, &dispatcher, &mut buffer, beside_queues);
+            let pace = match beside_queues {
+                true => Pace::Lazy,
+                false => Pace::Prompt(watch.as_ref().and_then(|watch| watch.seat(at, true).ok())),
+            };
+            let served = dev::serve(&device, &readers, &dispatcher, &mut buffer, pace);
             tell_end(&ended, End::Connection(served));
         };
         std::thread::Builder::new()

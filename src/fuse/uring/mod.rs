@@ -11,7 +11,6 @@
 //! helpers ([`Helpers`]), which hand the slot back to the queue; nothing that a queue or a helper
 //! does needs another queue's answer, so they cannot wait for each other in a circle.
 
-mod courtesy;
 mod exchange;
 mod helpers;
 mod queue;
@@ -22,8 +21,8 @@ use std::sync::{Arc, mpsc};
 
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
+use crate::fuse::courtesy::Watch;
 use crate::fuse::dispatch::Dispatcher;
-use courtesy::Watch;
 use queue::{Order, Queue, Service};
 
 pub use helpers::Helpers;

@@ -9,8 +9,8 @@ use zerocopy::IntoBytes;
 
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, ring_command};
+use crate::fuse::courtesy::Watch;
 use crate::fuse::dispatch::Dispatcher;
-use crate::fuse::uring::courtesy::Watch;
 use crate::fuse::uring::exchange::{Exchange, Scratch};
 use crate::fuse::uring::helpers::{self, Helpers, Mailbox};
 use crate::sys::uring::{Completion, Ring, Slot};
@@ -134,7 +134,7 @@ impl Queue {
     /// Serves until the kernel has given all slots back for good: the connection ended.
     fn serve(&mut self, service: &Service) -> Result<()> {
         let Service { dispatcher, helpers, watch, .. } = service;
-        let mut courtesy = watch.as_ref().and_then(|watch| watch.seat(self.at.into()).ok());
+        let mut courtesy = watch.as_ref().and_then(|watch| watch.seat(self.at.into(), false).ok());
         let mut lost = 0;
         let mut end = Ok(());
         while let Some(slot) = self.slots.pop() {
@@ -143,7 +143,7 @@ impl Queue {
         while lost < DEPTH {
             self.ring.enter(Some(self.usage.patience()))?;
             if let Some(courtesy) = &mut courtesy {
-                courtesy.turn();
+                courtesy.turn(0);
             }
             let mut idle = true;
             while let Some(completion) = self.ring.take() {
