@@ -140,7 +140,7 @@ impl Thread {
     }
 
     fn pid(&self) -> Option<Pid> {
-        Pid::from_raw(self.number.cast_signed())
+        Pid::from_raw(i32::try_from(self.number).ok()?)
     }
 }
 
