@@ -162,27 +162,33 @@ impl Overlay {
         let (start, end) = (gap.at * BLOCK, (gap.at + gap.len) * BLOCK);
         let data_end = offset + data.len() as u64;
         // Whole blocks go straight from the request; an edge is put together first.
-        let edge = |pos: u64| {
-            let mut block = [0; BLOCK as usize];
+        let fill = |block: &mut [u8], pos: u64| {
             if reads_origin(view, pos / BLOCK) {
-                self.read_origin(ino, &view.origin, pos, &mut block)?;
+                self.read_origin(ino, &view.origin, pos, block)?;
             }
             let (lo, hi) = (offset.max(pos), data_end.min(pos + BLOCK));
             block[(lo - pos) as usize..(hi - pos) as usize]
                 .copy_from_slice(&data[(lo - offset) as usize..(hi - offset) as usize]);
-            Ok::<_, Errno>(block)
+            Ok::<_, Errno>(())
         };
-        let head = (offset > start || data_end < start + BLOCK).then(|| edge(start)).transpose()?;
-        let middle = start + head.map_or(0, |_| BLOCK);
+        let mut edges = [0; 2 * BLOCK as usize];
+        let (head, tail) = edges.split_at_mut(BLOCK as usize);
+        let has_head = offset > start || data_end < start + BLOCK;
+        let middle = if has_head { start + BLOCK } else { start };
         let has_tail = middle < end && data_end < end;
-        let tail = has_tail.then(|| edge(end - BLOCK)).transpose()?;
-        let middle_end = (end - tail.map_or(0, |_| BLOCK)).max(middle);
+        let middle_end = if has_tail { end - BLOCK } else { end };
+        if has_head {
+            fill(head, start)?;
+        }
+        if has_tail {
+            fill(tail, middle_end)?;
+        }
+        let head = if has_head { &*head } else { &[] };
+        let tail = if has_tail { &*tail } else { &[] };
         let whole = match middle < middle_end {
             true => &data[(middle - offset) as usize..(middle_end - offset) as usize],
             false => &[],
         };
-        let head = head.as_ref().map_or(&[][..], |block| &block[..]);
-        let tail = tail.as_ref().map_or(&[][..], |block| &block[..]);
         if let [(_, extent)] = fresh.maps[from..] {
             let mut parts = [IoSlice::new(head), IoSlice::new(whole), IoSlice::new(tail)];
             return self.store.write_vectored_at(extent.start * BLOCK, &mut parts);
