@@ -11,7 +11,6 @@
 //! stays away for a while, and one that takes no turn is put out of it by the [`Watch`], a few milliseconds later.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -21,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 use crate::errno::{Errno, Result};
-use crate::sys::process::{self, Class, set_class};
+use crate::sys::process::{self, Class, class_of, set_class};
 
 /// What the scheduler tells of the calling thread (the kernel's Documentation/scheduler/sched-stats.rst).
 const STATISTICS: &str = "/proc/thread-self/schedstat";
@@ -32,12 +31,18 @@ const LONG: Duration = Duration::from_millis(1);
 const OFTEN: u32 = 4;
 /// What each turn waits at most when all is well: for the one who asks to go to sleep.
 const SHORT: Duration = Duration::from_micros(50);
+/// After so many turns a thread looks how long it waited. A third of the time is too long if it is this much a turn: on a
+/// CPU of its own, and where it may also have waited, wanted by nobody, for one who went on before it could sleep.
+const LOOKS: u32 = 64;
+const MUCH: Duration = Duration::from_micros(20);
+const MUCH_AMONG_READERS: Duration = Duration::from_micros(200);
 /// Turns in quick succession before a thread takes the idle class.
 const QUICK: u32 = 32;
-/// Turns for one who is followed after which somebody looks where it is, and turns for somebody else after which
-/// it is followed no longer.
+/// Turns for one who is followed after which somebody looks where it is.
 const FOLLOWED: u32 = 8;
+/// So many turns for others, of a number of turns, and nobody is followed any longer.
 const STRANGERS: u32 = 4;
+const OF_TURNS: u32 = 16;
 
 /// How long a thread stays in the normal class after it had to wait: the shortest, doubled each time that it
 /// has to wait again soon, and the longest.
@@ -68,6 +73,11 @@ struct Shared {
     streak: AtomicU64,
     /// The number of the one that is followed, and the CPU where it is; 0: nobody.
     followed: AtomicU64,
+    /// Turns while somebody is followed, and how many of them were for others.
+    others: AtomicU64,
+    /// When any thread turned last, in microseconds since `start`.
+    turned: AtomicU64,
+    start: Instant,
 }
 
 /// Its lock is held while the watch acts. A leaf, and nobody in the idle class takes it: who waits for it might
@@ -106,6 +116,8 @@ impl Shared {
 
     fn follow_nobody(&self) {
         self.followed.store(0, Relaxed);
+        self.streak.store(0, Relaxed);
+        self.others.store(0, Relaxed);
     }
 
     /// Follows `asker` to where it is now, if that can be known: it may be gone, or in another namespace.
@@ -114,34 +126,61 @@ impl Shared {
         self.followed.store(cpu.map_or(0, |cpu| pair(asker, cpu)), Relaxed);
         cpu
     }
+
+    /// Whether others ask too often for anybody to be followed.
+    fn is_crowded(&self, is_other: bool) -> bool {
+        let (turns, others) = halves(self.others.load(Relaxed));
+        let (turns, others) = (turns + 1, others + u32::from(is_other));
+        let next = if turns < OF_TURNS { pair(turns, others) } else { 0 };
+        self.others.store(next, Relaxed);
+        others >= STRANGERS
+    }
+
+    /// The time since any thread turned.
+    fn gap(&self, now: Instant) -> Duration {
+        let now = now.saturating_duration_since(self.start).as_micros() as u64;
+        Duration::from_micros(now.saturating_sub(self.turned.swap(now, Relaxed)))
+    }
 }
 
 struct Thread {
     number: u32,
-    /// The CPUs that it may be on in the normal class, where it moves.
-    home: Option<CpuSet>,
+    /// The CPU it went to, and those that it might be on before.
+    moved: Option<(u32, CpuSet)>,
 }
 
 impl Thread {
-    fn move_to(&self, cpu: u32) -> Result<()> {
-        let mut set = CpuSet::new();
-        let cpu = cpu as usize;
-        if cpu >= CpuSet::MAX_CPU {
-            return Err(Errno::INVAL);
-        }
-        set.set(cpu);
-        sched_setaffinity(self.pid(), &set)
+    /// Not to one that it may not be on.
+    fn move_to(&mut self, cpu: u32) -> Result<()> {
+        let home = sched_getaffinity(self.pid())?;
+        let only = only(cpu).filter(|_| home.is_set(cpu as usize)).ok_or(Errno::INVAL)?;
+        sched_setaffinity(self.pid(), &only)?;
+        self.moved = Some((cpu, home));
+        Ok(())
     }
 
-    fn leave(&self) -> Result<()> {
-        let class = set_class(self.number, Class::Normal);
-        let home = self.home.as_ref().map_or(Ok(()), |home| sched_setaffinity(self.pid(), home));
-        class.and(home)
+    /// Leaves the class and the CPU, unless somebody gave it another meanwhile.
+    fn leave(&mut self) -> Result<()> {
+        if class_of(self.number)? == Some(Class::Idle) {
+            set_class(self.number, Class::Normal)?;
+        }
+        let Some((cpu, home)) = &self.moved else { return Ok(()) };
+        if Some(sched_getaffinity(self.pid())?) == only(*cpu) {
+            sched_setaffinity(self.pid(), home)?;
+        }
+        self.moved = None;
+        Ok(())
     }
 
     fn pid(&self) -> Option<Pid> {
         Pid::from_raw(i32::try_from(self.number).ok()?)
     }
+}
+
+fn only(cpu: u32) -> Option<CpuSet> {
+    let mut set = CpuSet::new();
+    let cpu = cpu as usize;
+    (cpu < CpuSet::MAX_CPU).then(|| set.set(cpu)).map(|()| set)
 }
 
 /// When to take the idle class again after it turned out badly.
@@ -174,12 +213,22 @@ impl Watch {
     /// A watch over `threads` of them. `None` where a thread could not leave the idle class again, or where nothing
     /// tells how long one waits.
     pub fn start(threads: usize) -> Option<Watch> {
-        File::open(STATISTICS).ok()?;
+        // Some kernels tell nothing but zeros.
+        figure(&File::open(STATISTICS).ok()?, 0).filter(|ran| !ran.is_zero())?;
         // Leaving takes CAP_SYS_NICE or RLIMIT_NICE. Who has neither must not even try to enter.
         if !leaves_idle_class() {
             tracing::debug!("no CAP_SYS_NICE: who asks may be moved to another CPU");
             return None;
         }
+        let watch = Watch::asleep(threads);
+        let watched = Arc::clone(&watch.shared);
+        let thread = std::thread::Builder::new().name("watch".into());
+        thread.spawn(move || self::watch(&watched)).ok()?;
+        Some(watch)
+    }
+
+    /// One that nobody keeps.
+    fn asleep(threads: usize) -> Watch {
         let state = State { awake: false, threads: (0..threads).map(|_| None).collect() };
         let shared = Arc::new(Shared {
             seats: (0..threads).map(|_| Seat::default()).collect(),
@@ -188,30 +237,32 @@ impl Watch {
             wake: Condvar::new(),
             streak: AtomicU64::new(0),
             followed: AtomicU64::new(0),
+            others: AtomicU64::new(0),
+            turned: AtomicU64::new(0),
+            start: Instant::now(),
         });
-        let watched = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("watch".into());
-        thread.spawn(move || watch(&watched)).ok()?;
-        Some(Watch { shared, trial: trial() })
+        Watch { shared, trial: trial() }
     }
 
-    /// For the calling thread, which has the seat `at`. `follows`: it has no CPU of its own.
-    pub fn seat(&self, at: usize, follows: bool) -> io::Result<Courtesy> {
-        let missing = || io::Error::from(io::ErrorKind::NotFound);
-        let statistics = File::open(STATISTICS)?;
-        let waited = waited(&statistics).ok_or_else(missing)?;
-        let home = follows.then(|| sched_getaffinity(None)).transpose()?;
+    /// For the calling thread, which has the seat `at`. `follows`: it has no CPU of its own. `None` where
+    /// it is of a class that somebody gave it.
+    pub fn seat(&self, at: usize, follows: bool) -> Option<Courtesy> {
+        let file = File::open(STATISTICS).ok()?;
+        let statistics: Statistics = Box::new(move || figure(&file, 1));
+        let waited = statistics()?;
         let number = process::thread();
+        class_of(number).ok().flatten().filter(|class| *class == Class::Normal)?;
         let mut state = self.shared.state.lock();
-        *state.threads.get_mut(at).ok_or_else(missing)? = Some(Thread { number, home });
+        *state.threads.get_mut(at)? = Some(Thread { number, moved: None });
         drop(state);
-        Ok(Courtesy {
+        Some(Courtesy {
             shared: Arc::clone(&self.shared),
             at,
             number,
             statistics,
             turned: Instant::now(),
             waited,
+            looked: Instant::now(),
             turns: 0,
             late: 0,
             idle: false,
@@ -245,7 +296,7 @@ fn watch(shared: &Shared) {
         let State { awake, threads } = &mut *state;
         *awake = false;
         for ((seat, thread), seen) in shared.seats.iter().zip(threads).zip(&mut seen) {
-            let Some(thread) = thread.as_ref().filter(|_| seat.idle.load(Relaxed)) else {
+            let Some(thread) = thread.as_mut().filter(|_| seat.idle.load(Relaxed)) else {
                 continue;
             };
             let turns = seat.turns.load(Relaxed);
@@ -265,16 +316,20 @@ fn watch(shared: &Shared) {
     }
 }
 
+/// How long a thread has waited for a CPU in its life.
+type Statistics = Box<dyn Fn() -> Option<Duration> + Send>;
+
 /// The class of the thread that has this, and its CPU if it follows.
 pub struct Courtesy {
     shared: Arc<Shared>,
     at: usize,
     number: u32,
-    statistics: File,
+    statistics: Statistics,
     /// When it last turned to requests.
     turned: Instant,
     /// What it had waited for the CPU when it last looked, and how often it has turned since.
     waited: Duration,
+    looked: Instant,
     turns: u32,
     /// How often it was late lately.
     late: u32,
@@ -290,13 +345,16 @@ impl Courtesy {
     /// To be called whenever the thread turns to new requests; `asker` is the number of the thread that asks, 0
     /// where that is not known or nobody's.
     pub fn turn(&mut self, asker: u32) {
-        let now = Instant::now();
+        self.turn_at(Instant::now(), asker);
+    }
+
+    fn turn_at(&mut self, now: Instant, asker: u32) {
         let gap = now.saturating_duration_since(self.turned);
         self.turned = now;
         self.turns = self.turns.saturating_add(1);
         let turns = &self.seat().turns;
         turns.store(turns.load(Relaxed).wrapping_add(1), Relaxed);
-        if self.idle && gap >= LONG && self.is_often_late() {
+        if self.idle && (gap >= LONG && self.is_often_late() || self.waits_much(now)) {
             self.leave();
             self.late = 0;
             self.shared.follow_nobody();
@@ -325,9 +383,13 @@ impl Courtesy {
     /// Goes where the one is whom all follow, before it answers: one who stays in the normal class drives the one who
     /// asks away.
     fn follow(&mut self, asker: u32, gap: Duration, now: Instant) {
+        if self.shared.gap(now) >= LONG {
+            self.shared.follow_nobody();
+        }
         let times = self.shared.count(asker);
         let cpu = match self.shared.followed() {
-            Some((followed, _)) if asker != followed && times >= STRANGERS => {
+            Some(_) if asker == 0 => self.cpu,
+            Some((followed, _)) if self.shared.is_crowded(asker != followed) => {
                 self.shared.follow_nobody();
                 None
             }
@@ -344,12 +406,13 @@ impl Courtesy {
             return;
         }
         let cpu = match cpu {
-            None if gap >= LONG => {
-                self.look();
-                self.shared.streak.store(0, Relaxed);
-                return;
+            None if self.is_to_try(times, gap, now) => {
+                let cpu = self.shared.follow(asker);
+                if cpu.is_none() {
+                    self.trial.lock().again = now + PAUSE;
+                }
+                cpu
             }
-            None if self.is_to_try(times, gap, now) => self.shared.follow(asker),
             cpu => cpu,
         };
         if cpu.is_some() {
@@ -363,7 +426,8 @@ impl Courtesy {
 
     /// Counts turns and waits from now on; how long it had waited.
     fn look(&mut self) -> Duration {
-        let waited = waited(&self.statistics).unwrap_or(Duration::MAX);
+        self.looked = self.turned;
+        let waited = (self.statistics)().unwrap_or(Duration::MAX);
         self.turns = 0;
         waited.saturating_sub(std::mem::replace(&mut self.waited, waited))
     }
@@ -389,10 +453,21 @@ impl Courtesy {
         self.late >= OFTEN
     }
 
+    /// Whether it waits a good part of the time, in waits that are short each.
+    fn waits_much(&mut self, now: Instant) -> bool {
+        if self.turns < LOOKS {
+            return false;
+        }
+        let time = now.saturating_duration_since(self.looked);
+        let much = if self.follows { MUCH_AMONG_READERS } else { MUCH } * self.turns;
+        let waited = self.look();
+        waited >= much && waited >= time / 3
+    }
+
     fn enter(&mut self, cpu: Option<u32>, now: Instant) {
         self.look();
         let mut state = self.shared.state.lock();
-        let thread = state.threads[self.at].as_ref();
+        let thread = state.threads[self.at].as_mut();
         if cpu.zip(thread).is_some_and(|(cpu, thread)| thread.move_to(cpu).is_err()) {
             // One that it must not use.
             drop(state);
@@ -408,6 +483,9 @@ impl Courtesy {
         if set_class(self.number, Class::Idle).is_err() {
             self.leave();
             self.cannot(now);
+        } else if self.seat().out.load(Relaxed) {
+            // Held up for so long that the watch was here before.
+            self.leave();
         }
     }
 
@@ -418,12 +496,14 @@ impl Courtesy {
 
     fn leave(&mut self) {
         (self.idle, self.cpu) = (false, None);
-        if let Err(errno) = set_class(self.number, Class::Normal) {
+        // Before the lock is taken.
+        let is_idle = class_of(self.number) == Ok(Some(Class::Idle));
+        if let (true, Err(errno)) = (is_idle, set_class(self.number, Class::Normal)) {
             tracing::error!(%errno, "a thread stays in the idle class");
         }
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
         self.seat().idle.store(false, Relaxed);
-        if let Some(Err(errno)) = state.threads[self.at].as_ref().map(Thread::leave) {
+        if let Some(Err(errno)) = state.threads[self.at].as_mut().map(Thread::leave) {
             tracing::debug!(%errno, "a thread keeps to its CPU");
         }
     }
@@ -451,12 +531,12 @@ fn field(stat: &[u8], number: usize) -> Option<&str> {
     std::str::from_utf8(&stat[behind..]).ok()?.split_ascii_whitespace().nth(number.checked_sub(3)?)
 }
 
-/// How long the thread has waited for a CPU in its life.
-fn waited(statistics: &File) -> Option<Duration> {
+/// Nanoseconds among what the scheduler tells: 0: on a CPU, 1: waiting for one.
+fn figure(statistics: &File, at: usize) -> Option<Duration> {
     let mut text = [0; 96];
     let len = statistics.read_at(&mut text, 0).ok()?;
     let text = std::str::from_utf8(text.get(..len)?).ok()?;
-    text.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+    text.split_ascii_whitespace().nth(at)?.parse().ok().map(Duration::from_nanos)
 }
 
 /// Whether a thread can leave the idle class, found out by one that ends anyway.
@@ -473,31 +553,50 @@ fn leaves_idle_class() -> bool {
 mod tests {
     use super::*;
 
-    /// Runs `test` in a thread that is pinned, with a watch over it; not where the class cannot be left.
-    fn watched(follows: bool, test: impl FnOnce(&Watch, Courtesy) + Send) {
-        let Some(watch) = Watch::start(1) else {
+    /// Runs `test` in a thread that is pinned, or free to follow, where the class can be left.
+    fn seated(watch: &Watch, follows: bool, test: impl FnOnce(Courtesy) + Send) {
+        if !leaves_idle_class() {
             eprintln!("skipped: no CAP_SYS_NICE");
             return;
-        };
+        }
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 if !follows {
-                    let mut set = CpuSet::new();
-                    set.set(rustix::thread::sched_getcpu());
-                    sched_setaffinity(None, &set).unwrap();
+                    let cpu = rustix::thread::sched_getcpu() as u32;
+                    sched_setaffinity(None, &only(cpu).unwrap()).unwrap();
                 }
-                let courtesy = watch.seat(0, follows).unwrap();
-                test(&watch, courtesy);
+                test(watch.seat(0, follows).unwrap());
             });
         });
     }
 
-    fn turn_quickly(courtesy: &mut Courtesy, asker: u32) {
-        (0..100_000).for_each(|_| {
-            if !courtesy.idle {
-                courtesy.turn(asker);
-            }
-        });
+    /// A thread whose turns and waits are what the test says.
+    struct Told {
+        courtesy: Courtesy,
+        now: Instant,
+        waited: Arc<AtomicU64>,
+    }
+
+    impl Told {
+        fn new(mut courtesy: Courtesy) -> Told {
+            let waited = Arc::new(AtomicU64::new(0));
+            let told = Arc::clone(&waited);
+            courtesy.statistics = Box::new(move || Some(Duration::from_micros(told.load(Relaxed))));
+            courtesy.waited = Duration::ZERO;
+            Told { now: courtesy.turned, courtesy, waited }
+        }
+
+        /// Turns after so many microseconds, in which it waited for so many.
+        fn turn(&mut self, asker: u32, micros: u64, waited: u64) -> bool {
+            self.now += Duration::from_micros(micros);
+            self.waited.fetch_add(waited, Relaxed);
+            self.courtesy.turn_at(self.now, asker);
+            self.courtesy.idle
+        }
+
+        fn turn_quickly(&mut self, asker: u32) -> bool {
+            (0..2 * QUICK).fold(false, |_, _| self.turn(asker, 10, 1))
+        }
     }
 
     fn policy(thread: u32) -> u32 {
@@ -514,11 +613,52 @@ mod tests {
     }
 
     #[test]
-    fn who_has_to_wait_leaves_the_idle_class() {
-        watched(false, |_, mut courtesy| {
-            turn_quickly(&mut courtesy, 0);
-            assert!(courtesy.idle);
-            assert_eq!(policy(process::thread()), 5);
+    fn who_has_to_wait_leaves_the_idle_class_for_longer_each_time() {
+        seated(&Watch::asleep(1), false, |courtesy| {
+            let mut told = Told::new(courtesy);
+            for pause in [PAUSE, 2 * PAUSE, 4 * PAUSE] {
+                assert!(told.turn_quickly(0));
+                assert_eq!(policy(process::thread()), 5);
+                // To be late now and then is no sign.
+                (0..10).for_each(|_| {
+                    assert!(told.turn(0, 5000, 4000));
+                    (0..=OFTEN).for_each(|_| assert!(told.turn(0, 10, 1)));
+                });
+                // Nor is it to have slept.
+                (0..10).for_each(|_| assert!(told.turn(0, 5000, 1)));
+                (1..OFTEN).for_each(|_| assert!(told.turn(0, 5000, 4000)));
+                assert!(!told.turn(0, 5000, 4000));
+                assert_eq!(policy(process::thread()), 0);
+                assert_eq!(told.courtesy.trial.lock().again, told.now + pause);
+                assert!(!told.turn_quickly(0));
+                told.now += pause;
+            }
+            told.now += 100 * PAUSE;
+            assert!(told.turn_quickly(0));
+            (0..OFTEN).for_each(|_| _ = told.turn(0, 5000, 4000));
+            assert_eq!(told.courtesy.trial.lock().again, told.now + PAUSE);
+        });
+    }
+
+    #[test]
+    fn many_short_waits_are_a_long_one() {
+        seated(&Watch::asleep(1), false, |courtesy| {
+            let mut told = Told::new(courtesy);
+            assert!(told.turn_quickly(0));
+            (0..10 * LOOKS).for_each(|_| assert!(told.turn(0, 900, 19)));
+            (0..10 * LOOKS).for_each(|_| assert!(told.turn(0, 900, 200)));
+            let left = (0..2 * LOOKS).any(|_| !told.turn(0, 900, 800));
+            assert!(left);
+        });
+    }
+
+    #[test]
+    fn who_waits_indeed_notices() {
+        let watch = Watch::asleep(1);
+        seated(&watch, false, |mut courtesy| {
+            while !courtesy.idle {
+                courtesy.turn(0);
+            }
             let end = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
@@ -533,69 +673,66 @@ mod tests {
                 }
                 end.store(true, Relaxed);
             });
-            assert_eq!(policy(process::thread()), 0);
-        });
-    }
-
-    #[test]
-    fn who_had_to_wait_stays_away_for_longer_each_time() {
-        watched(false, |_, mut courtesy| {
-            let trial = Arc::clone(&courtesy.trial);
-            turn_quickly(&mut courtesy, 0);
-            courtesy.leave();
-            let now = Instant::now();
-            for pause in [PAUSE, 2 * PAUSE, 4 * PAUSE] {
-                let now = now.max(trial.lock().again);
-                trial.lock().failed(now);
-                assert_eq!(trial.lock().again, now + pause);
-            }
-            // Nobody was in the way for long.
-            let later = trial.lock().again + 100 * PAUSE;
-            trial.lock().failed(later);
-            assert_eq!(trial.lock().pause, PAUSE);
-            (0..10 * QUICK).for_each(|_| courtesy.turn(0));
-            assert!(!courtesy.idle);
-            trial.lock().again = now;
-            turn_quickly(&mut courtesy, 0);
-            assert!(courtesy.idle);
         });
     }
 
     #[test]
     fn the_watch_puts_out_who_takes_no_turn() {
-        watched(false, |watch, mut courtesy| {
-            turn_quickly(&mut courtesy, 0);
-            assert!(courtesy.idle);
+        let Some(watch) = Watch::start(1) else { return };
+        seated(&watch, false, |courtesy| {
+            let mut told = Told::new(courtesy);
+            while !told.turn_quickly(0) {}
             let me = process::thread();
             while policy(me) != 0 {
                 std::thread::yield_now();
             }
-            assert!(watch.shared.seats[0].out.load(Relaxed));
+            assert!(told.courtesy.seat().out.load(Relaxed));
             // That was no wait for the CPU, so it does not stay away.
-            courtesy.waited = Duration::MAX;
-            courtesy.turn(0);
-            assert!(!courtesy.idle && courtesy.trial.lock().again <= Instant::now());
+            assert!(!told.turn(0, 5000, 1));
+            assert!(told.courtesy.trial.lock().again <= told.now);
         });
     }
 
     #[test]
     fn who_has_no_cpu_follows_one_who_asks_many_times_in_a_row() {
-        watched(true, |_, mut courtesy| {
+        let watch = Watch::asleep(1);
+        seated(&watch, true, |courtesy| {
             let home = sched_getaffinity(None).unwrap();
             let me = process::thread();
+            let mut told = Told::new(courtesy);
             // Two who ask in turn are followed by nobody.
-            (0..1000).for_each(|at| courtesy.turn(me + at % 2));
-            assert!(!courtesy.idle);
-            turn_quickly(&mut courtesy, me);
-            assert!(courtesy.idle);
+            (0..1000).for_each(|at| assert!(!told.turn(me + at % 2, 10, 1)));
+            assert!(told.turn_quickly(me));
             assert_eq!(sched_getaffinity(None).unwrap().count(), 1);
             // What nobody asks changes nothing, nor do a few requests of another.
-            (0..STRANGERS).for_each(|_| courtesy.turn(0));
-            (1..STRANGERS).for_each(|_| courtesy.turn(me + 1));
-            assert!(courtesy.idle);
-            courtesy.turn(me + 1);
-            assert!(!courtesy.idle);
+            (0..10 * STRANGERS).for_each(|_| assert!(told.turn(0, 10, 1)));
+            (0..100).for_each(|at| assert!(told.turn(me + u32::from(at % 8 == 0), 10, 1)));
+            let left = (0..OF_TURNS).any(|at| !told.turn(me + at % 2, 10, 1));
+            assert!(left);
             assert_eq!((policy(me), sched_getaffinity(None).unwrap() == home), (0, true));
+            // Nor is somebody followed who asked in quick succession, but long ago.
+            assert!(told.turn_quickly(me));
+            assert!(!told.turn(me, 1500, 1));
+            assert_eq!((policy(me), sched_getaffinity(None).unwrap() == home), (0, true));
+        });
+    }
+
+    #[test]
+    fn what_somebody_else_decided_stays() {
+        let watch = Watch::asleep(1);
+        seated(&watch, true, |courtesy| {
+            let me = process::thread();
+            let mut told = Told::new(courtesy);
+            assert!(told.turn_quickly(me));
+            let home = sched_getaffinity(None).unwrap();
+            set_class(me, Class::Normal).unwrap();
+            told.courtesy.leave();
+            assert_eq!(policy(me), 0);
+            assert!(sched_getaffinity(None).unwrap().count() >= home.count());
+            // A thread that somebody has put into the idle class is not taken out of it.
+            set_class(me, Class::Idle).unwrap();
+            assert!(watch.seat(0, true).is_none());
+            set_class(me, Class::Normal).unwrap();
         });
     }
 }

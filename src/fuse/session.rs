@@ -252,7 +252,7 @@ fn serve_device(
         let serve = move || {
             let pace = match beside_queues {
                 true => Pace::Lazy,
-                false => Pace::Prompt(watch.as_ref().and_then(|watch| watch.seat(at, true).ok())),
+                false => Pace::Prompt(watch.as_ref().and_then(|watch| watch.seat(at, true))),
             };
             let served = dev::serve(&device, &readers, &dispatcher, &mut buffer, pace);
             tell_end(&ended, End::Connection(served));

@@ -5,7 +5,7 @@ use super::stack::Stack;
 use super::tree::{LOOK, Layer, stat_fd};
 use super::whiteout::{host_xattr, shown_xattr, split_names};
 use super::xattr;
-use crate::attr::{Attr, FileType, LowerPath};
+use crate::attr::{Attr, FileType, LayerId, LowerPath};
 use crate::errno::{Errno, Result};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::readlinkat;
@@ -16,7 +16,7 @@ const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default
 #[derive(Debug)]
 pub struct OpenFile {
     pub file: OwnedFd,
-    /// It has no extended attribute, as far as the host lists them.
+    /// It has no extended attribute.
     pub is_bare: bool,
 }
 
@@ -56,7 +56,7 @@ impl Stack {
             );
             return Err(Errno::IO);
         }
-        Ok(OpenFile { file, is_bare: names.is_empty() })
+        Ok(OpenFile { file, is_bare: layer.lists_all_xattrs && names.is_empty() })
     }
 
     /// The target of a symbolic link.
@@ -100,8 +100,14 @@ impl Stack {
         Ok(self.shown_value(name, value))
     }
 
+    /// Whether [`Stack::listxattr`] tells of everything that [`Stack::getxattr`] could find in the user namespace,
+    /// and of ACLs and file capabilities.
+    pub fn lists_all_xattrs(&self, layer: LayerId) -> bool {
+        self.layer(layer).is_ok_and(|layer| layer.lists_all_xattrs)
+    }
+
     /// The names of all extended attributes, each terminated by NUL, without marks. `None`: the object has
-    /// no attribute that the host would list, marks included.
+    /// no attribute, marks included, that the host lists.
     pub fn listxattr(&self, at: &LowerPath) -> Result<Option<Vec<u8>>> {
         let (_, object) = self.look_at(at)?;
         let names = xattr::list_by_path(object.as_fd())?;

@@ -62,6 +62,8 @@ pub(super) struct Layer {
     /// No access through the root changes an access time.
     pub keeps_atime: bool,
     dirents: DirentNumbers,
+    /// What it does not list of the common extended attributes is not there.
+    pub lists_all_xattrs: bool,
     walk: Walk,
     /// The root's marks, read once.
     pub root_dir: Arc<Dir>,
@@ -91,6 +93,7 @@ impl Layer {
         };
         let dev = device(&stat_fd(root.as_fd())?);
         let dirents = dirent_numbers(root.as_fd());
+        let lists_all_xattrs = lists_all_xattrs(root.as_fd());
         let mut layer = Layer {
             id,
             root,
@@ -98,6 +101,7 @@ impl Layer {
             private,
             keeps_atime,
             dirents,
+            lists_all_xattrs,
             walk,
             root_dir: Arc::new(Dir::mount_point()),
         };
@@ -321,6 +325,20 @@ fn resolve(mounts: Mounts) -> ResolveFlags {
 
 fn device(st: &Statx) -> u64 {
     u64::from(st.stx_dev_major) << 32 | u64::from(st.stx_dev_minor)
+}
+
+/// Network file systems, FUSE and the like may have attributes that they show only to who knows the name.
+fn lists_all_xattrs(root: BorrowedFd<'_>) -> bool {
+    const KNOWN: [u32; 7] = [
+        0xef53,      // ext2, ext3, ext4
+        0x5846_5342, // xfs
+        0x9123_683e, // btrfs
+        0x0102_1994, // tmpfs
+        0xf2f5_2010, // f2fs
+        0xe0f5_e1e2, // erofs
+        0x7371_7368, // squashfs
+    ];
+    fstatfs(root).is_ok_and(|fs| KNOWN.contains(&(fs.f_type as u32)))
 }
 
 fn dirent_numbers(root: BorrowedFd<'_>) -> DirentNumbers {

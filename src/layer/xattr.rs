@@ -19,7 +19,7 @@ pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// The names of all attributes, each terminated by NUL. Empty where the host has none at all.
+/// The names of all attributes, each terminated by NUL. Empty where the host lists none.
 pub(super) fn list(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
     match read(|buf| flistxattr(fd, buf), || flistxattr_query(fd)) {
         Err(Errno::BADF) => list_by_path(fd),

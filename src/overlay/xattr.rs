@@ -1,5 +1,6 @@
 //! Extended attributes. The kernel has checked who may; an ACL set here also sets the mode.
 
+use super::attr_ops::CAPABILITY;
 use super::{Overlay, acl};
 use crate::attr::{Caller, InodeNo, LowerPath};
 use crate::errno::{Errno, Result};
@@ -24,20 +25,21 @@ impl Overlay {
             }
             let node = st.node(ino)?;
             let at = node.lower.as_ref().ok_or(Errno::STALE)?.at.clone();
-            (at, node.bare.get().filter(|_| is_listed(name)))
+            (at, node.bare.get())
         };
         // Most files have none, and are asked for several: whether they have any is asked first.
         let bare = match bare {
-            None if is_listed(name) => self.lower_xattr_names(ino, &at)?.is_none(),
-            bare => bare == Some(true),
+            _ if !is_listed(name) || !self.stack.lists_all_xattrs(at.layer) => false,
+            None => self.lower_xattr_names(ino, &at).is_ok_and(|names| names.is_none()),
+            Some(bare) => bare,
         };
         if bare { Err(Errno::NODATA) } else { self.stack.getxattr(&at, name) }
     }
 
-    /// The names that a lower shows; `None` where it has no attribute at all.
+    /// The names that a lower shows; `None` where the host lists none at all.
     fn lower_xattr_names(&self, ino: InodeNo, at: &LowerPath) -> Result<Option<Vec<u8>>> {
         let names = self.stack.listxattr(at)?;
-        self.note_bare(ino, names.is_none());
+        self.note_bare(ino, names.is_none() && self.stack.lists_all_xattrs(at.layer));
         Ok(names)
     }
 
@@ -142,10 +144,10 @@ impl Overlay {
     }
 }
 
-/// Whether a host that has an attribute of this name lists it. There are file systems with others, which they
-/// only show to who asks.
+/// Whether an attribute of this name is listed where it is. (Labels of security modules may not be.)
 fn is_listed(name: &[u8]) -> bool {
-    name == acl::ACCESS || name == acl::DEFAULT || NAMESPACES.iter().any(|ns| name.starts_with(ns))
+    let is_user = name.strip_prefix(b"user.").is_some_and(|rest| !rest.is_empty());
+    is_user || [acl::ACCESS, acl::DEFAULT, CAPABILITY].contains(&name)
 }
 
 /// ERANGE for a name of no length or beyond 255 bytes, EOPNOTSUPP for one in no namespace of

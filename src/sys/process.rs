@@ -63,6 +63,20 @@ pub fn thread() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
 }
 
+/// The class of a thread of this process; `None` for another one.
+pub fn class_of(thread: u32) -> Result<Option<Class>> {
+    let thread = libc::pid_t::try_from(thread).map_err(|_| Errno::INVAL)?;
+    // SAFETY: a call without memory of ours.
+    match unsafe { libc::sched_getscheduler(thread) } {
+        -1 => Err(last_errno()),
+        policy => Ok(match policy & !libc::SCHED_RESET_ON_FORK {
+            libc::SCHED_OTHER => Some(Class::Normal),
+            libc::SCHED_IDLE => Some(Class::Idle),
+            _ => None,
+        }),
+    }
+}
+
 /// Puts a thread of this process into a class. `EPERM`: out of the idle class without CAP_SYS_NICE, or a nice
 /// value that RLIMIT_NICE allows.
 pub fn set_class(thread: u32, class: Class) -> Result<()> {

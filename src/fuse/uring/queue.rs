@@ -134,7 +134,7 @@ impl Queue {
     /// Serves until the kernel has given all slots back for good: the connection ended.
     fn serve(&mut self, service: &Service) -> Result<()> {
         let Service { dispatcher, helpers, watch, .. } = service;
-        let mut courtesy = watch.as_ref().and_then(|watch| watch.seat(self.at.into(), false).ok());
+        let mut courtesy = watch.as_ref().and_then(|watch| watch.seat(self.at.into(), false));
         let mut lost = 0;
         let mut end = Ok(());
         while let Some(slot) = self.slots.pop() {
