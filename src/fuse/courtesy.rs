@@ -35,7 +35,7 @@ const SHORT: Duration = Duration::from_micros(50);
 /// CPU of its own, and where it may also have waited, wanted by nobody, for one who went on before it could sleep.
 const LOOKS: u32 = 64;
 const MUCH: Duration = Duration::from_micros(20);
-const MUCH_AMONG_READERS: Duration = Duration::from_micros(200);
+const MUCH_AMONG_READERS: Duration = Duration::from_micros(50);
 /// Turns in quick succession before a thread takes the idle class.
 const QUICK: u32 = 32;
 /// Turns for one who is followed after which somebody looks where it is.
