@@ -217,7 +217,7 @@ impl Watch {
         figure(&File::open(STATISTICS).ok()?, 0).filter(|ran| !ran.is_zero())?;
         // Leaving takes CAP_SYS_NICE or RLIMIT_NICE. Who has neither must not even try to enter.
         if !leaves_idle_class() {
-            tracing::debug!("no CAP_SYS_NICE: who asks may be moved to another CPU");
+            tracing::info!("no CAP_SYS_NICE: who asks may be moved to another CPU at each answer");
             return None;
         }
         let watch = Watch::asleep(threads);
