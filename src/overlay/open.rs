@@ -119,8 +119,11 @@ impl Overlay {
     /// have been made.
     pub fn new(config: &Config) -> Result<Arc<Overlay>, OpenError> {
         let stack = Stack::open(config.upper.as_deref(), &config.lowers, &config.idmap)?;
-        let root = stack.root().map_err(|err| OpenError::Host("examine the merged root", err))?;
+        let root = || stack.root().map_err(|err| OpenError::Host("examine the merged root", err));
+        root()?;
         let (tree, store, log, claim) = open_upper(config, &stack)?;
+        // Once more: making the filestore has moved the upperdir's times.
+        let root = root()?;
         let mut state = State {
             tree,
             nodes: Default::default(),

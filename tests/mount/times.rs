@@ -58,6 +58,18 @@ mount_tests! {
         }
     }
 
+    fn a_fresh_upper_shows_the_same_times_of_its_root_each_time(scratch) {
+        let times = |root: &std::path::Path| {
+            let stat = fsx::statx(root);
+            [stat.stx_mtime, stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec))
+        };
+        let mount = Spec::of(scratch).mount();
+        let first = times(&mount.path("."));
+        mount.unmount();
+        let mount = Spec::of(scratch).mount();
+        assert_eq!(times(&mount.path(".")), first);
+    }
+
     fn an_unlinked_lower_file_keeps_the_times_it_is_given(scratch) {
         let lower = scratch.lower();
         fsx::write(lower.join("f"), "x");
