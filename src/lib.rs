@@ -32,3 +32,9 @@ pub mod layer;
 pub mod overlay;
 pub mod sys;
 pub mod upper;
+
+/// The reference model and its random operations. They drive [`overlay::Overlay`] itself, without a kernel, and so
+/// are part of this crate: `cargo test -p overcoat --lib model::`.
+#[cfg(test)]
+#[path = "../tests/model/mod.rs"]
+mod model;

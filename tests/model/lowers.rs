@@ -1,7 +1,7 @@
 //! Layers: made on the host from a list of steps, and merged in the reference as the definition says.
 
 use super::reference::{Id, Inode, Kind, Name, ROOT, Reference, When};
-use overcoat::attr::Time;
+use crate::attr::Time;
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! What a file system is, as plainly as it can be said: maps of names to inodes, and vectors of bytes.
 //! Owes nothing to the code under test but its vocabulary of attributes and errors.
 
-use overcoat::attr::{Attr, Caller, FileType, SetAttr, SetTime, Time};
-use overcoat::errno::Errno;
+use crate::attr::{Attr, Caller, FileType, SetAttr, SetTime, Time};
+use crate::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub type Id = usize;

@@ -4,12 +4,12 @@
 mod checks;
 mod steps;
 
-use crate::lowers::name;
-use crate::op::{At, Make, Op, Pick, Set};
-use crate::reference::{Id, Kind, Name, ROOT, Reference, When, without_privilege};
-use overcoat::attr::{Attr, Caller, FileType, InodeNo, SetAttr, SetTime, Time};
-use overcoat::errno::Errno;
-use overcoat::overlay::{DirEntry, Entry, Overlay, Writer};
+use crate::attr::{Attr, Caller, FileType, InodeNo, SetAttr, SetTime, Time};
+use crate::errno::Errno;
+use crate::model::lowers::name;
+use crate::model::op::{At, Make, Op, Pick, Set};
+use crate::model::reference::{Id, Kind, Name, ROOT, Reference, When, without_privilege};
+use crate::overlay::{DirEntry, Entry, Overlay, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Debug;
