@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// The filestore's name in the host's `upperdir`. A layer's root never shows a file of this name.
+pub const FILESTORE_NAME: &str = ".overcoat.filestore";
+
 /// Where file data of the upper live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Medium {

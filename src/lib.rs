@@ -8,7 +8,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`errno`], [`attr`], [`config`] | vocabulary: leaves that everything may use |
+//! | [`errno`], [`attr`], [`block`], [`config`] | vocabulary: leaves that everything may use |
 //! | [`sys`] | system calls; the only place with `unsafe` |
 //! | [`filestore`] | one sparse host file: blocks, extents, holes, usage; knows no inode |
 //! | [`journal`] | the record codec and the log that lives in the filestore |
@@ -22,6 +22,7 @@
 //! The filestore's I/O gate is taken last and never held while another lock is acquired.
 
 pub mod attr;
+pub mod block;
 pub mod config;
 pub mod control;
 pub mod errno;

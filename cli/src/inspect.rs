@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use overcoat::config::FILESTORE_NAME;
 use overcoat::control::{self, Report};
-use overcoat::filestore::{FILE_NAME, OpenError};
+use overcoat::filestore::OpenError;
 
 use crate::failure::Failure;
 use crate::preflight::errno_text;
@@ -44,10 +45,10 @@ fn filestore(place: &Path) -> Result<PathBuf, Failure> {
     if !meta.is_dir() {
         return Ok(place.to_owned());
     }
-    let file = place.join(FILE_NAME);
+    let file = place.join(FILESTORE_NAME);
     match file.symlink_metadata() {
         Ok(_) => Ok(file),
-        Err(_) => Err(failed(place, format!("no {FILE_NAME} in it"))),
+        Err(_) => Err(failed(place, format!("no {FILESTORE_NAME} in it"))),
     }
 }
 

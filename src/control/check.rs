@@ -1,6 +1,7 @@
 //! Verifies a filestore without changing it.
 
-use crate::filestore::{self, Access, BLOCK, CLOSING, OpenError, patiently};
+use crate::block::BLOCK_SIZE;
+use crate::filestore::{self, Access, CLOSING, OpenError, patiently};
 use crate::journal::{self, Recovery};
 use crate::overlay::{ReplayError, apply_all, drop_orphans, mark_extents};
 use crate::upper::Tree;
@@ -57,8 +58,8 @@ pub fn check(file: &Path) -> Result<Report, OpenError> {
     report.orphans = tree.orphans().len() as u64;
     drop_orphans(&mut tree);
     report.inodes = tree.len() as u64;
-    report.data_bytes = tree.data_blocks() * BLOCK;
-    report.journal_bytes = replayed.journal_blocks() * BLOCK;
+    report.data_bytes = tree.data_blocks() * BLOCK_SIZE;
+    report.journal_bytes = replayed.journal_blocks() * BLOCK_SIZE;
     report.faults.extend(tree.faults().iter().map(|fault| format!("tree: {fault}")));
     if let Err(err) = mark_extents(&tree, &replayed) {
         report.faults.push(format!("extents: {err}"));

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::Extent;
+use crate::block::StoreBlock;
 use crate::errno::Result;
 
 /// Block numbers stay below this: 4 PiB of file.
@@ -35,13 +36,13 @@ const HOLEY: u64 = 1024;
 
 #[derive(Debug)]
 pub(super) struct FreeMap {
-    runs: BTreeMap<u64, u64>,
-    bins: [BTreeSet<u64>; BINS],
+    runs: BTreeMap<StoreBlock, u64>,
+    bins: [BTreeSet<StoreBlock>; BINS],
     /// Bit b: bin b is not empty.
     filled: u64,
     /// Blocks in runs.
     free: u64,
-    end: u64,
+    end: StoreBlock,
 }
 
 /// Appends `e`, joined to the last extent where they touch; its blocks.
@@ -65,12 +66,12 @@ impl FreeMap {
             bins: std::array::from_fn(|_| BTreeSet::new()),
             filled: 0,
             free: 0,
-            end: 0,
+            end: StoreBlock(0),
         }
     }
 
     /// One past the last block that is taken.
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> StoreBlock {
         self.end
     }
 
@@ -79,7 +80,7 @@ impl FreeMap {
         self.runs.iter().map(|(s, l)| Extent { start: *s, len: *l })
     }
 
-    fn add_run(&mut self, start: u64, len: u64) {
+    fn add_run(&mut self, start: StoreBlock, len: u64) {
         if len == 0 {
             return;
         }
@@ -90,7 +91,7 @@ impl FreeMap {
         self.free += len;
     }
 
-    fn drop_run(&mut self, start: u64, len: u64) {
+    fn drop_run(&mut self, start: StoreBlock, len: u64) {
         let bin = bin_of(len);
         self.runs.remove(&start);
         self.bins[bin].remove(&start);
@@ -108,7 +109,7 @@ impl FreeMap {
     }
 
     fn take_tail(&mut self, len: u64) -> Result<Extent> {
-        if len > MAX_BLOCKS - self.end {
+        if len > MAX_BLOCKS - self.end.0 {
             return Err(Errno::NOSPC);
         }
         let start = self.end;
@@ -137,7 +138,7 @@ impl FreeMap {
     /// A run too short for `len` blocks, but long enough to be worth a split.
     fn worthy_piece(&self, len: u64) -> Option<Extent> {
         let top = 63_u32.checked_sub(self.filled.leading_zeros())? as usize;
-        let holey = self.free > (self.end - self.free) + HOLEY;
+        let holey = self.free > (self.end.0 - self.free) + HOLEY;
         let least = if holey { 1 } else { WORTH_A_SPLIT.max(len / 4) };
         let start = *self.bins[top].first()?;
         let run = Extent { start, len: self.runs[&start] };
@@ -151,7 +152,7 @@ impl FreeMap {
     }
 
     /// What is free right at the hint; at the tail only if no low run would do as well.
-    fn take_hint(&mut self, hint: u64, len: u64) -> Option<Extent> {
+    fn take_hint(&mut self, hint: StoreBlock, len: u64) -> Option<Extent> {
         if hint == self.end {
             let low = self.lowest_fit(len.max(WORTH_A_MOVE));
             return low.is_none().then(|| self.take_tail(len).ok()).flatten();
@@ -164,7 +165,7 @@ impl FreeMap {
     ///
     /// # Errors
     /// `ENOSPC` when the block numbers run out; nothing is taken then.
-    pub(super) fn alloc(&mut self, len: u64, hint: Option<u64>) -> Result<Extents> {
+    pub(super) fn alloc(&mut self, len: u64, hint: Option<StoreBlock>) -> Result<Extents> {
         let mut out = Extents::new();
         let mut need = len;
         if let Some(e) = hint.filter(|_| need > 0).and_then(|h| self.take_hint(h, need)) {
@@ -211,7 +212,7 @@ impl FreeMap {
     /// # Errors
     /// `EUCLEAN` when part of it is taken already, or it is empty or out of range.
     pub(super) fn take(&mut self, e: Extent) -> Result<()> {
-        if e.len == 0 || e.len > MAX_BLOCKS || e.start > MAX_BLOCKS - e.len {
+        if e.len == 0 || e.len > MAX_BLOCKS || e.start.0 > MAX_BLOCKS - e.len {
             return Err(Errno::UCLEAN);
         }
         if e.start >= self.end {
@@ -243,7 +244,7 @@ impl FreeMap {
             return Err(Errno::UCLEAN);
         }
         let (mut start, mut end) = (e.start, e.end());
-        if let Some((s, l)) = before.filter(|(s, l)| s + l == e.start) {
+        if let Some((s, l)) = before.filter(|(s, l)| *s + *l == e.start) {
             self.drop_run(s, l);
             start = s;
         }
@@ -272,9 +273,9 @@ impl FreeMap {
         let mut last_end = None;
         let mut free = 0;
         for (&s, &l) in &self.runs {
-            assert!(l > 0 && s + l < self.end, "run {s}+{l} reaches the end {}", self.end);
-            assert!(last_end.is_none_or(|e| e < s), "run {s}+{l} touches its neighbour");
-            assert!(self.bins[bin_of(l)].contains(&s), "run {s}+{l} is in no bin");
+            assert!(l > 0 && s + l < self.end, "run {s:?}+{l} reaches the end {:?}", self.end);
+            assert!(last_end.is_none_or(|e| e < s), "run {s:?}+{l} touches its neighbour");
+            assert!(self.bins[bin_of(l)].contains(&s), "run {s:?}+{l} is in no bin");
             last_end = Some(s + l);
             free += l;
         }
@@ -296,7 +297,7 @@ mod tests {
         Alloc { len: u64, hint: Option<usize> },
         Free(usize),
         FreePart(usize),
-        Take { start: u64, len: u64 },
+        Take { start: StoreBlock, len: u64 },
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -304,7 +305,7 @@ mod tests {
             4 => (1u64..90, prop::option::of(any::<usize>())).prop_map(|(len, hint)| Op::Alloc { len, hint }),
             3 => any::<usize>().prop_map(Op::Free),
             2 => any::<usize>().prop_map(Op::FreePart),
-            1 => (0u64..4000, 1u64..30).prop_map(|(start, len)| Op::Take { start, len }),
+            1 => (0u64..4000, 1u64..30).prop_map(|(start, len)| Op::Take { start: StoreBlock(start), len }),
         ]
     }
 
@@ -316,14 +317,14 @@ mod tests {
 
     impl Model {
         fn take(&mut self, e: Extent) -> bool {
-            let clash = (e.start..e.end()).any(|b| self.taken.contains(&b));
+            let clash = (e.start.0..e.end().0).any(|b| self.taken.contains(&b));
             if !clash {
-                self.taken.extend(e.start..e.end());
+                self.taken.extend(e.start.0..e.end().0);
             }
             !clash
         }
         fn free(&mut self, e: Extent) {
-            (e.start..e.end()).for_each(|b| assert!(self.taken.remove(&b)));
+            (e.start.0..e.end().0).for_each(|b| assert!(self.taken.remove(&b)));
         }
     }
 
@@ -375,8 +376,8 @@ mod tests {
                     _ => {}
                 }
                 map.check();
-                prop_assert_eq!(map.end, model.taken.last().map_or(0, |b| b + 1));
-                prop_assert_eq!(map.end - map.free, model.taken.len() as u64);
+                prop_assert_eq!(map.end.0, model.taken.last().map_or(0, |b| b + 1));
+                prop_assert_eq!(map.end.0 - map.free, model.taken.len() as u64);
             }
         }
     }
@@ -385,11 +386,14 @@ mod tests {
     fn continues_at_the_hint() {
         let mut map = FreeMap::new();
         let a = map.alloc(10, None).unwrap();
-        assert_eq!(map.alloc(5, Some(a[0].end())).unwrap()[..], [Extent { start: 10, len: 5 }]);
-        map.insert(Extent { start: 2, len: 3 }).unwrap();
         assert_eq!(
-            map.alloc(4, Some(2)).unwrap()[..],
-            [Extent { start: 2, len: 3 }, Extent { start: 15, len: 1 }]
+            map.alloc(5, Some(a[0].end())).unwrap()[..],
+            [Extent { start: StoreBlock(10), len: 5 }]
+        );
+        map.insert(Extent { start: StoreBlock(2), len: 3 }).unwrap();
+        assert_eq!(
+            map.alloc(4, Some(StoreBlock(2))).unwrap()[..],
+            [Extent { start: StoreBlock(2), len: 3 }, Extent { start: StoreBlock(15), len: 1 }]
         );
     }
 
@@ -397,31 +401,37 @@ mod tests {
     fn prefers_low_space_to_the_tail() {
         let mut map = FreeMap::new();
         map.alloc(1000, None).unwrap();
-        map.insert(Extent { start: 100, len: 200 }).unwrap();
-        map.insert(Extent { start: 500, len: 50 }).unwrap();
-        assert_eq!(map.alloc(40, None).unwrap()[..], [Extent { start: 100, len: 40 }]);
-        assert_eq!(map.alloc(100, Some(1000)).unwrap()[..], [Extent { start: 140, len: 100 }]);
+        map.insert(Extent { start: StoreBlock(100), len: 200 }).unwrap();
+        map.insert(Extent { start: StoreBlock(500), len: 50 }).unwrap();
+        assert_eq!(map.alloc(40, None).unwrap()[..], [Extent { start: StoreBlock(100), len: 40 }]);
+        assert_eq!(
+            map.alloc(100, Some(StoreBlock(1000))).unwrap()[..],
+            [Extent { start: StoreBlock(140), len: 100 }]
+        );
     }
 
     #[test]
     fn the_end_follows_what_is_taken() {
         let mut map = FreeMap::new();
         map.alloc(100, None).unwrap();
-        map.insert(Extent { start: 40, len: 50 }).unwrap();
-        assert_eq!(map.end(), 100);
-        map.insert(Extent { start: 90, len: 10 }).unwrap();
-        assert_eq!(map.end(), 40);
+        map.insert(Extent { start: StoreBlock(40), len: 50 }).unwrap();
+        assert_eq!(map.end(), StoreBlock(100));
+        map.insert(Extent { start: StoreBlock(90), len: 10 }).unwrap();
+        assert_eq!(map.end(), StoreBlock(40));
     }
 
     #[test]
     fn runs_out_of_numbers_without_losing_any() {
         let mut map = FreeMap::new();
         map.alloc(100, None).unwrap();
-        map.insert(Extent { start: 10, len: 20 }).unwrap();
-        assert_eq!(map.alloc(MAX_BLOCKS, Some(10)), Err(Errno::NOSPC));
+        map.insert(Extent { start: StoreBlock(10), len: 20 }).unwrap();
+        assert_eq!(map.alloc(MAX_BLOCKS, Some(StoreBlock(10))), Err(Errno::NOSPC));
         map.check();
         assert_eq!(map.free, 20);
-        assert_eq!(map.take(Extent { start: u64::MAX, len: u64::MAX }), Err(Errno::UCLEAN));
-        assert_eq!(map.take(Extent { start: 10, len: 21 }), Err(Errno::UCLEAN));
+        assert_eq!(
+            map.take(Extent { start: StoreBlock(u64::MAX), len: u64::MAX }),
+            Err(Errno::UCLEAN)
+        );
+        assert_eq!(map.take(Extent { start: StoreBlock(10), len: 21 }), Err(Errno::UCLEAN));
     }
 }

@@ -2,26 +2,28 @@
 
 use std::collections::BTreeMap;
 
+use crate::block::StoreBlock;
+
 /// A run of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Extent {
     /// First block.
-    pub start: u64,
+    pub start: StoreBlock,
     /// Blocks.
     pub len: u64,
 }
 
 impl Extent {
     /// One past the last block; saturates.
-    pub fn end(self) -> u64 {
-        self.start.saturating_add(self.len)
+    pub fn end(self) -> StoreBlock {
+        StoreBlock(self.start.0.saturating_add(self.len))
     }
 }
 
 /// A set of blocks as disjoint runs that do not touch one another.
 #[derive(Debug, Default)]
 pub(super) struct ExtentSet {
-    runs: BTreeMap<u64, u64>,
+    runs: BTreeMap<StoreBlock, u64>,
 }
 
 impl ExtentSet {
@@ -53,7 +55,7 @@ impl ExtentSet {
         let (mut at, end) = (e.start, e.end());
         while at < end {
             let before = self.runs.range(..=at).next_back().map(|(s, l)| (*s, *l));
-            if let Some((s, l)) = before.filter(|(s, l)| s + l > at) {
+            if let Some((s, l)) = before.filter(|(s, l)| *s + *l > at) {
                 let stop = end.min(s + l);
                 self.runs.remove(&s);
                 if s < at {
@@ -97,7 +99,7 @@ mod tests {
             let mut set = ExtentSet::default();
             let mut model = BTreeSet::new();
             for (add, start, len) in ops {
-                let e = Extent { start, len };
+                let e = Extent { start: StoreBlock(start), len };
                 if add {
                     let mut fresh = Vec::new();
                     set.remove(e, |_| {}, |_| {});
@@ -106,22 +108,22 @@ mod tests {
                     model.extend(start..start + len);
                 } else {
                     let (mut inside, mut outside) = (BTreeSet::new(), BTreeSet::new());
-                    set.remove(e, |e| inside.extend(e.start..e.end()), |e| outside.extend(e.start..e.end()));
+                    set.remove(e, |e| inside.extend(e.start.0..e.end().0), |e| outside.extend(e.start.0..e.end().0));
                     for b in start..start + len {
                         prop_assert_eq!(model.remove(&b), inside.contains(&b));
                         prop_assert!(inside.contains(&b) != outside.contains(&b));
                     }
                 }
-                let have: BTreeSet<u64> = set.runs.iter().flat_map(|(s, l)| *s..*s + *l).collect();
+                let have: BTreeSet<u64> = set.runs.iter().flat_map(|(s, l)| s.0..s.0 + *l).collect();
                 prop_assert_eq!(&have, &model);
             }
         }
 
         #[test]
         fn merging_keeps_the_blocks(starts in prop::collection::btree_set(0u64..40, 0..30)) {
-            let mut v: Vec<_> = starts.iter().rev().map(|s| Extent { start: *s, len: 1 }).collect();
+            let mut v: Vec<_> = starts.iter().rev().map(|s| Extent { start: StoreBlock(*s), len: 1 }).collect();
             merge(&mut v);
-            let back: BTreeSet<u64> = v.iter().flat_map(|e| e.start..e.end()).collect();
+            let back: BTreeSet<u64> = v.iter().flat_map(|e| e.start.0..e.end().0).collect();
             prop_assert_eq!(back, starts);
             prop_assert!(v.windows(2).all(|w| w[0].end() < w[1].start));
         }

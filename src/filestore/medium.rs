@@ -11,8 +11,6 @@ use rustix::io::Errno;
 use super::{Backing, HostFile};
 use crate::config::Medium;
 
-/// The filestore's name in the host's `upperdir`.
-pub const FILE_NAME: &str = ".overcoat.filestore";
 /// Its name while it is made, where the host cannot make a file without a name.
 const NEW_NAME: &str = ".overcoat.filestore.new";
 

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
+use crate::block::{BLOCK_SIZE, StoreBlock, StoreOffset, blocks_for};
 use crate::errno::Result;
 use crate::sys::map::Window;
 
@@ -36,15 +37,12 @@ pub use allocator::{Extents, MAX_BLOCKS};
 pub use backing::{Backing, HostFile};
 pub use extent::Extent;
 pub use gate::IoGuard;
-pub use medium::{Access, CLOSING, Claim, FILE_NAME, OpenError, claim, patiently};
+pub use medium::{Access, CLOSING, Claim, OpenError, claim, patiently};
 pub(crate) use medium::{create_named, open_named, unnamed};
 
 use flush::Flush;
 use gate::Gate;
 use space::{Budget, Space};
-
-/// Bytes in a block.
-pub const BLOCK: u64 = 4096;
 
 /// What a filestore is opened with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,9 +108,10 @@ impl std::fmt::Debug for Filestore {
     }
 }
 
+/// The first byte and the length in bytes. `EINVAL` for a range that no extent has.
 fn bytes(e: Extent) -> Result<(u64, u64)> {
-    let valid = e.len > 0 && e.len <= MAX_BLOCKS && e.start <= MAX_BLOCKS - e.len;
-    valid.then(|| (e.start * BLOCK, e.len * BLOCK)).ok_or(Errno::INVAL)
+    let valid = e.len > 0 && e.len <= MAX_BLOCKS && e.start.0 <= MAX_BLOCKS - e.len;
+    valid.then(|| (e.start.offset().0, e.len * BLOCK_SIZE)).ok_or(Errno::INVAL)
 }
 
 impl Filestore {
@@ -153,12 +152,14 @@ impl Filestore {
     ///
     /// # Errors
     /// What the host says.
-    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    pub fn read_at(&self, offset: StoreOffset, buf: &mut [u8]) -> Result<()> {
         let mut done = 0;
         while done < buf.len() {
             let rest = &mut buf[done..];
-            let n =
-                self.shared.backing.read_at(&mut [IoSliceMut::new(rest)], offset + done as u64)?;
+            let n = self
+                .shared
+                .backing
+                .read_at(&mut [IoSliceMut::new(rest)], offset.0 + done as u64)?;
             if n == 0 {
                 buf[done..].fill(0);
                 break;
@@ -173,7 +174,7 @@ impl Filestore {
     ///
     /// # Errors
     /// What the host says; `ENOSPC` may be met by a sync point, a sync, a reclaim and another try.
-    pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+    pub fn write_at(&self, offset: StoreOffset, data: &[u8]) -> Result<()> {
         self.write_vectored_at(offset, &mut [IoSlice::new(data)])
     }
 
@@ -181,8 +182,12 @@ impl Filestore {
     ///
     /// # Errors
     /// As [`Filestore::write_at`]. `EIO` when the host takes no bytes without saying why.
-    pub fn write_vectored_at(&self, offset: u64, mut data: &mut [IoSlice<'_>]) -> Result<()> {
-        let mut at = offset;
+    pub fn write_vectored_at(
+        &self,
+        offset: StoreOffset,
+        mut data: &mut [IoSlice<'_>],
+    ) -> Result<()> {
+        let mut at = offset.0;
         IoSlice::advance_slices(&mut data, 0);
         while !data.is_empty() {
             let n = self.shared.backing.write_at(data, at)?;
@@ -200,15 +205,15 @@ impl Filestore {
     ///
     /// # Errors
     /// What the host says.
-    pub fn seek(&self, range: Range<u64>, want_data: bool) -> Result<Option<u64>> {
-        let Range { start, end } = range;
+    pub fn seek(&self, range: Range<StoreOffset>, want_data: bool) -> Result<Option<StoreOffset>> {
+        let Range { start: StoreOffset(start), end: StoreOffset(end) } = range;
         let (from, to) = self.shared.backing.next_data(start)?.unwrap_or((end, end));
         let found = match (want_data, from > start) {
             (true, _) => from,
             (false, true) => start,
             (false, false) => to,
         };
-        Ok((found < end).then_some(found))
+        Ok((found < end).then_some(StoreOffset(found)))
     }
 
     /// Takes `blocks` blocks, going on at block `hint` where that is free. Their content is
@@ -216,7 +221,7 @@ impl Filestore {
     ///
     /// # Errors
     /// `ENOSPC` at the limit; nothing is taken then.
-    pub fn alloc(&self, blocks: u64, hint: Option<u64>) -> Result<Extents> {
+    pub fn alloc(&self, blocks: u64, hint: Option<StoreBlock>) -> Result<Extents> {
         let got = self.shared.space.lock().alloc(blocks, hint, Budget::Strict);
         if got != Err(Errno::NOSPC) {
             return got;
@@ -339,7 +344,7 @@ impl Filestore {
     }
 
     /// The block behind the last one that is taken or not yet given back, and the number of blocks in use.
-    pub fn end_and_used(&self) -> (u64, u64) {
+    pub fn end_and_used(&self) -> (StoreBlock, u64) {
         let space = self.shared.space.lock();
         (space.map.end(), space.used)
     }
@@ -355,11 +360,11 @@ impl Filestore {
     /// # Errors
     /// What the host says.
     pub fn blocks_beyond_end(&self) -> Result<u64> {
-        let len = self.shared.backing.length()?.div_ceil(BLOCK);
+        let len = StoreBlock(blocks_for(self.shared.backing.length()?));
         let space = self.shared.space.lock();
         let beyond_free: u64 =
-            space.map.runs().map(|r| r.end().saturating_sub(r.start.max(len))).sum();
-        Ok(space.map.end().saturating_sub(len).saturating_sub(beyond_free))
+            space.map.runs().map(|r| r.end().0.saturating_sub(r.start.max(len).0)).sum();
+        Ok(space.map.end().0.saturating_sub(len.0).saturating_sub(beyond_free))
     }
 
     /// Bytes that the host keeps for blocks that are free here: what a killed daemon had no time to
@@ -372,10 +377,10 @@ impl Filestore {
             let space = self.shared.space.lock();
             (space.map.runs().collect::<Vec<_>>(), space.map.end())
         };
-        let tail = Extent { start: end, len: MAX_BLOCKS.saturating_sub(end) };
+        let tail = Extent { start: end, len: MAX_BLOCKS.saturating_sub(end.0) };
         let mut leaked = 0;
         for run in runs.into_iter().chain([tail]) {
-            let (mut at, stop) = (run.start * BLOCK, run.end() * BLOCK);
+            let (mut at, stop) = (run.start.offset().0, run.end().offset().0);
             while at < stop {
                 match self.shared.backing.next_data(at)? {
                     Some((start, end)) if start < stop => {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{BLOCK, Extent, Shared, SyncHook};
+use super::{Extent, Shared, SyncHook};
+use crate::block::{BLOCK_SIZE, StoreOffset};
 use crate::errno::{Result, of_io};
 
 /// How long freed blocks gather before a pass: more of them touch one another then.
@@ -89,7 +90,7 @@ impl Shared {
             let mut space = self.space.lock();
             for e in chunk {
                 if let Err(err) = space.emptied(*e) {
-                    tracing::error!(start = e.start, len = e.len, %err, "blocks freed twice; left out");
+                    tracing::error!(start = e.start.0, len = e.len, %err, "blocks freed twice; left out");
                 }
             }
         }
@@ -103,7 +104,7 @@ impl Shared {
         if state.cannot_punch {
             return;
         }
-        match self.backing.punch(e.start * BLOCK, e.len * BLOCK) {
+        match self.backing.punch(e.start.offset().0, e.len * BLOCK_SIZE) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 state.cannot_punch = true;
@@ -112,7 +113,7 @@ impl Shared {
                 );
             }
             Err(err) => {
-                tracing::warn!(start = e.start, len = e.len, %err, "blocks could not be given back");
+                tracing::warn!(start = e.start.0, len = e.len, %err, "blocks could not be given back");
             }
         }
     }
@@ -124,7 +125,7 @@ impl Shared {
         if !space.live {
             return Ok(());
         }
-        let end = space.map.end() * BLOCK;
+        let StoreOffset(end) = space.map.end().offset();
         if self.backing.length()? > end {
             self.backing.set_len(end)?;
         }

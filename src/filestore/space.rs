@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::allocator::{Extents, FreeMap};
 use super::extent::ExtentSet;
 use super::{Extent, extent};
+use crate::block::StoreBlock;
 use crate::errno::Result;
 
 /// Old blocks freed in one epoch.
@@ -107,7 +108,12 @@ impl Space {
 
     /// # Errors
     /// `ENOSPC` beyond the budget.
-    pub(super) fn alloc(&mut self, len: u64, hint: Option<u64>, budget: Budget) -> Result<Extents> {
+    pub(super) fn alloc(
+        &mut self,
+        len: u64,
+        hint: Option<StoreBlock>,
+        budget: Budget,
+    ) -> Result<Extents> {
         self.check_budget(len, budget)?;
         let got = self.map.alloc(len, hint)?;
         got.iter().for_each(|e| self.taken(*e));

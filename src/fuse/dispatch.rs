@@ -15,7 +15,7 @@ use crate::fuse::listings::Listings;
 use crate::fuse::notify::Notifier;
 use crate::fuse::passthrough::{Files, Opened};
 use crate::fuse::reply::{self, Payload, Validity};
-use crate::overlay::{Entry, Overlay, Writer};
+use crate::overlay::{Entry, FallocateMode, Overlay, Whence, Writer};
 
 /// Counters are indexed by opcode; higher ones share the last.
 const COUNTERS: usize = 64;
@@ -298,12 +298,14 @@ impl Dispatcher {
                 }
             }
             Operation::Fallocate { offset, len, mode } => {
+                let mode = FallocateMode::from_raw(mode)?;
                 self.telling_of_lost_privileges(node, true, || {
                     overlay.fallocate(ino, offset, len, mode, caller)
                 })
             }
             Operation::Lseek { offset, whence } => {
-                out.put(&abi::LseekOut { offset: overlay.lseek(ino, offset, whence)? })
+                let offset = overlay.lseek(ino, offset, Whence::from_raw(whence)?)?;
+                out.put(&abi::LseekOut { offset })
             }
             Operation::CopyFileRange { offset, to, to_offset, len, wide } => {
                 let (to_node, to) = (to, self.number(to));

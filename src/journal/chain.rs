@@ -6,8 +6,9 @@ use rustix::io::Errno;
 
 use super::record::Record;
 use super::segment::{Kind, Segment, blocks_for, frame_size};
+use crate::block::BLOCK_SIZE;
 use crate::errno::Result;
-use crate::filestore::{BLOCK, Extent, Filestore};
+use crate::filestore::{Extent, Filestore};
 
 /// Blocks of the shortest segment.
 pub(super) const SMALLEST: u64 = 4;
@@ -97,7 +98,7 @@ impl Chain {
 
     /// Blocks that a new segment should have, to hold this payload.
     pub(super) fn next_size(&self, payload: usize) -> u64 {
-        let grown = self.bytes / BLOCK / GROWTH;
+        let grown = self.bytes / BLOCK_SIZE / GROWTH;
         grown.clamp(SMALLEST, LONGEST).max(blocks_for(payload))
     }
 

@@ -9,9 +9,11 @@ use rustix::io::Errno;
 
 use std::sync::Arc;
 
+use crate::block::{BLOCK_SIZE, StoreBlock, StoreOffset};
+use crate::config::FILESTORE_NAME;
 use crate::config::Medium;
 use crate::filestore::faulty::{self, Faulty, Rng};
-use crate::filestore::{BLOCK, Extent, FILE_NAME, Filestore, OpenError, Options};
+use crate::filestore::{Extent, Filestore, OpenError, Options};
 use crate::journal;
 
 const OPTIONS: Options = Options { block_limit: None, durable: false };
@@ -35,7 +37,7 @@ const SUPERBLOCK: u64 = 2;
 
 fn fill(store: &Filestore, e: Extent, byte: u8) {
     let _io = store.gate();
-    store.write_at(e.start * BLOCK, &vec![byte; (e.len * BLOCK) as usize]).unwrap();
+    store.write_at(e.start.offset(), &vec![byte; (e.len * BLOCK_SIZE) as usize]).unwrap();
 }
 
 #[test]
@@ -44,20 +46,22 @@ fn the_host_gets_freed_blocks_back_and_the_tail_is_cut() {
     let data: Vec<Extent> = (0..800).map(|_| store.alloc(8, None).unwrap()[0]).collect();
     data.iter().for_each(|e| fill(&store, *e, 7));
     let full = store.usage().unwrap();
-    assert!(full.host_bytes >= 6400 * BLOCK && full.host_len == (SUPERBLOCK + 6400) * BLOCK);
+    assert!(
+        full.host_bytes >= 6400 * BLOCK_SIZE && full.host_len == (SUPERBLOCK + 6400) * BLOCK_SIZE
+    );
     let keep = |n: usize| n % 10 == 0 && n < 400;
     data.iter().enumerate().filter(|(n, _)| !keep(*n)).for_each(|(_, e)| store.free(*e));
     within(Duration::from_secs(2), || {
         let u = store.usage().unwrap();
-        let live = 40 * 8 * BLOCK;
+        let live = 40 * 8 * BLOCK_SIZE;
         u.pending == 0
             && u.host_bytes <= live + live / 100 + (1 << 20)
-            && u.host_len == data[390].end() * BLOCK
+            && u.host_len == data[390].end().offset().0
     });
-    let mut buf = vec![1; BLOCK as usize];
-    store.read_at(data[1].start * BLOCK, &mut buf).unwrap();
+    let mut buf = vec![1; BLOCK_SIZE as usize];
+    store.read_at(data[1].start.offset(), &mut buf).unwrap();
     assert!(buf.iter().all(|b| *b == 0), "punched blocks read zero");
-    store.read_at(data[390].end() * BLOCK - 10, &mut buf).unwrap();
+    store.read_at(StoreOffset(data[390].end().offset().0 - 10), &mut buf).unwrap();
     assert!(buf[..10].iter().all(|b| *b == 7) && buf[10..].iter().all(|b| *b == 0));
     assert_eq!(store.leaked_bytes().unwrap(), 0);
 }
@@ -66,7 +70,7 @@ fn the_host_gets_freed_blocks_back_and_the_tail_is_cut() {
 fn a_hundred_thousand_small_frees_are_reclaimed_fast() {
     let (store, _log) = on_disk();
     let all: Vec<Extent> = (0..200_000).map(|_| store.alloc(1, None).unwrap()[0]).collect();
-    fill(&store, Extent { start: 0, len: 20_000 }, 1);
+    fill(&store, Extent { start: StoreBlock(0), len: 20_000 }, 1);
     let begun = Instant::now();
     all.iter().step_by(2).for_each(|e| store.free(*e));
     let freed = begun.elapsed();
@@ -86,7 +90,7 @@ fn blocks_are_not_reused_under_io_that_began_before() {
     std::thread::sleep(Duration::from_millis(400));
     assert_eq!(store.usage().unwrap().pending, 4);
     let mut buf = [0; 16];
-    store.read_at(e.start * BLOCK, &mut buf).unwrap();
+    store.read_at(e.start.offset(), &mut buf).unwrap();
     assert_eq!(buf, [9; 16]);
     drop(io);
     within(Duration::from_secs(1), || store.usage().unwrap().pending == 0);
@@ -125,10 +129,10 @@ fn concurrent_writers_readers_and_frees_keep_their_data() {
                         }
                     }
                     let (e, byte) = mine.swap_remove(rng.below(mine.len() as u64) as usize);
-                    let mut buf = vec![0; (e.len * BLOCK) as usize];
+                    let mut buf = vec![0; (e.len * BLOCK_SIZE) as usize];
                     {
                         let _io = store.gate();
-                        store.read_at(e.start * BLOCK, &mut buf).unwrap();
+                        store.read_at(e.start.offset(), &mut buf).unwrap();
                     }
                     assert!(buf.iter().all(|b| *b == byte));
                     store.free(e);
@@ -144,11 +148,11 @@ fn reserved_blocks_are_zero_and_there() {
         let e = store.alloc(64, None).unwrap()[0];
         fill(&store, e, 5);
         store.reserve(e).unwrap();
-        let mut buf = vec![1; (e.len * BLOCK) as usize];
-        store.read_at(e.start * BLOCK, &mut buf).unwrap();
+        let mut buf = vec![1; (e.len * BLOCK_SIZE) as usize];
+        store.read_at(e.start.offset(), &mut buf).unwrap();
         assert!(buf.iter().all(|b| *b == 0));
         let u = store.usage().unwrap();
-        assert!(u.host_bytes >= 64 * BLOCK && u.host_len == (SUPERBLOCK + 64) * BLOCK);
+        assert!(u.host_bytes >= 64 * BLOCK_SIZE && u.host_len == (SUPERBLOCK + 64) * BLOCK_SIZE);
     }
 }
 
@@ -206,7 +210,7 @@ fn concurrent_syncs_share_flushes() {
 fn named_files_are_locked_private_and_survive() {
     let dir = tempfile::tempdir().unwrap();
     let fd = std::fs::File::open(dir.path()).unwrap();
-    let name = Path::new(FILE_NAME);
+    let name = Path::new(FILESTORE_NAME);
     let options = Options { durable: true, block_limit: None };
     assert_eq!(journal::open(fd.as_fd(), name, options).unwrap_err(), OpenError::Missing);
     let recovering = journal::open_or_create(fd.as_fd(), name, options).unwrap();
@@ -236,10 +240,14 @@ fn named_files_are_locked_private_and_survive() {
     let replayed = replayed.unwrap();
     assert_eq!(n, 3000);
     let store = replayed.store();
-    assert_eq!(store.leaked_bytes().unwrap(), 3 * BLOCK, "not marked yet");
+    assert_eq!(store.leaked_bytes().unwrap(), 3 * BLOCK_SIZE, "not marked yet");
     store.mark_used(e).unwrap();
     assert_eq!(store.mark_used(e), Err(Errno::UCLEAN));
-    assert_eq!(store.mark_used(Extent { start: 1, len: 1 }), Err(Errno::UCLEAN), "superblock");
+    assert_eq!(
+        store.mark_used(Extent { start: StoreBlock(1), len: 1 }),
+        Err(Errno::UCLEAN),
+        "superblock"
+    );
     assert_eq!(store.leaked_bytes().unwrap(), 0);
     assert_eq!(store.blocks_beyond_end().unwrap(), 0);
     assert_eq!(replayed.start().unwrap_err(), OpenError::Host("started", Errno::ROFS));
@@ -275,7 +283,7 @@ fn what_is_no_filestore_is_refused_and_left_alone() {
 fn what_a_kill_left_behind_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let fd = std::fs::File::open(dir.path()).unwrap();
-    let name = Path::new(FILE_NAME);
+    let name = Path::new(FILESTORE_NAME);
     let start = || {
         let recovering = journal::open_or_create(fd.as_fd(), name, OPTIONS).unwrap();
         recovering.replay::<Errno>(|_| Ok(())).unwrap()
@@ -289,13 +297,13 @@ fn what_a_kill_left_behind_is_given_back() {
     let replayed = start();
     assert!(!replayed.recovery().was_clean);
     replayed.store().mark_used(keep).unwrap();
-    assert!(replayed.store().leaked_bytes().unwrap() >= 500 * BLOCK);
+    assert!(replayed.store().leaked_bytes().unwrap() >= 500 * BLOCK_SIZE);
     let (store, _log) = replayed.start().unwrap();
     within(Duration::from_secs(2), || store.usage().unwrap().pending == 0);
     assert_eq!(store.leaked_bytes().unwrap(), 0);
-    assert!(store.usage().unwrap().host_bytes < 100 * BLOCK);
+    assert!(store.usage().unwrap().host_bytes < 100 * BLOCK_SIZE);
     let mut buf = [0; 1];
-    store.read_at(keep.start * BLOCK, &mut buf).unwrap();
+    store.read_at(keep.start.offset(), &mut buf).unwrap();
     assert_eq!(buf, [2]);
 }
 
@@ -313,16 +321,16 @@ fn micro_figures() {
     for durable in [false, true] {
         let options = Options { block_limit: None, durable };
         let recovering =
-            journal::open_or_create(fd.as_fd(), Path::new(FILE_NAME), options).unwrap();
+            journal::open_or_create(fd.as_fd(), Path::new(FILESTORE_NAME), options).unwrap();
         let (store, mut log) = recovering.replay::<Errno>(|_| Ok(())).unwrap().start().unwrap();
         println!("durable: {durable}");
         time("append of 120 bytes", 1_000_000, |n| {
             log.append(&[n as u8; 120], journal::Urgency::Normal).unwrap();
         });
         time("alloc of 1 block at the tail", 400_000, |_| drop(store.alloc(1, None).unwrap()));
-        let base = store.alloc(1, None).unwrap()[0].end() - 400_000;
+        let base = store.alloc(1, None).unwrap()[0].end().0 - 400_000;
         time("free of every other block", 200_000, |n| {
-            store.free(Extent { start: base + n * 2, len: 1 });
+            store.free(Extent { start: StoreBlock(base + n * 2), len: 1 });
         });
         if durable {
             log.squeeze().unwrap();
@@ -342,7 +350,7 @@ fn micro_figures() {
         drop(store);
         let begun = Instant::now();
         let recovering =
-            journal::open_or_create(fd.as_fd(), Path::new(FILE_NAME), options).unwrap();
+            journal::open_or_create(fd.as_fd(), Path::new(FILESTORE_NAME), options).unwrap();
         let mut n = 0;
         let replayed = recovering.replay::<Errno>(|_| {
             n += 1;

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::chain::{Chain, Reserved, SMALLEST};
 use super::segment::{MAX_PAYLOAD, blocks_for, frame_size};
 use super::superblock::Superblock;
+use crate::block::StoreBlock;
 use crate::errno::Result;
 use crate::filestore::{Extent, Filestore};
 
@@ -64,7 +65,7 @@ pub struct CheckpointWriter {
     store: Arc<Filestore>,
     /// `None`: there is no journal.
     chain: Option<Chain>,
-    head: (u64, u64),
+    head: (StoreBlock, u64),
 }
 
 /// A checkpoint that appends already follow, though the superblock still names the old journal,
@@ -73,7 +74,7 @@ pub struct CheckpointWriter {
 pub struct PendingCheckpoint {
     store: Arc<Filestore>,
     segments: Vec<Extent>,
-    head: (u64, u64),
+    head: (StoreBlock, u64),
     bytes: u64,
     frames: u64,
     /// Segments, bytes and frames of the old journal.
@@ -173,8 +174,8 @@ impl Log {
     pub fn strands_the_end(&self) -> bool {
         let Some(journal) = &self.journal else { return false };
         let (end, used) = self.store.end_and_used();
-        let top = journal.extents().map(|e| e.end()).max().unwrap_or(0);
-        top == end && end > 2 * used + STRANDED
+        let top = journal.extents().map(|e| e.end()).max().unwrap_or_default();
+        top == end && end.0 > 2 * used + STRANDED
     }
 
     /// Whether there is a journal at all.
@@ -192,7 +193,7 @@ impl Log {
             return Ok(CheckpointWriter {
                 store: Arc::clone(&self.store),
                 chain: None,
-                head: (0, 0),
+                head: (StoreBlock(0), 0),
             });
         };
         if journal.switched.strong_count() > 0 {
@@ -217,7 +218,7 @@ impl Log {
             None => PendingCheckpoint {
                 store: Arc::clone(&self.store),
                 segments: Vec::new(),
-                head: (0, 0),
+                head: (StoreBlock(0), 0),
                 bytes: 0,
                 frames: 0,
                 old: (0, 0, 0),
@@ -287,7 +288,7 @@ impl Journal {
     /// Lets the spare lie lower, if there is room.
     fn lower_spare(&mut self) {
         let Ok(fresh) = Reserved::new(&self.chain.store, SMALLEST, false) else { return };
-        let start = |spare: &Reserved| spare.extent().map_or(u64::MAX, |e| e.start);
+        let start = |spare: &Reserved| spare.extent().map(|e| e.start);
         if self.spare.as_ref().is_none_or(|spare| start(&fresh) < start(spare)) {
             self.spare = Some(fresh);
         }

@@ -6,6 +6,7 @@
 //! is the specification. Decoding takes hostile bytes: it never panics and never reads past the end.
 
 use crate::attr::{InodeNo, LayerId, Time};
+use crate::block::{FileBlock, StoreBlock};
 
 /// Attributes as the journal keeps them: an after-image, so that replaying twice does no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,21 +84,22 @@ pub enum Record<'a> {
     /// `len` file blocks from `at` are kept in the filestore from `block`.
     Map {
         ino: InodeNo,
-        at: u64,
-        block: u64,
+        at: FileBlock,
+        block: StoreBlock,
         len: u64,
     },
     /// `len` file blocks from `at` read as zeros and are kept nowhere (they also hide the origin).
     Hole {
         ino: InodeNo,
-        at: u64,
+        at: FileBlock,
         len: u64,
     },
-    /// The file's size in bytes, and how much of its origin is still valid.
+    /// The file's size in bytes, and how many bytes of its origin are still valid; `None`: as many as before
+    /// (2^64 - 1 on the disk).
     Size {
         ino: InodeNo,
         size: u64,
-        origin_len: u64,
+        origin_len: Option<u64>,
     },
     /// Upper inode numbers below this are taken.
     NextInode {
@@ -197,10 +199,12 @@ impl<'a> Record<'a> {
                 u64s(out, tag::REMOVE_XATTR, &[ino.0]);
                 put_name(out, name);
             }
-            Record::Map { ino, at, block, len } => u64s(out, tag::MAP, &[ino.0, at, block, len]),
-            Record::Hole { ino, at, len } => u64s(out, tag::HOLE, &[ino.0, at, len]),
+            Record::Map { ino, at, block, len } => {
+                u64s(out, tag::MAP, &[ino.0, at.0, block.0, len])
+            }
+            Record::Hole { ino, at, len } => u64s(out, tag::HOLE, &[ino.0, at.0, len]),
             Record::Size { ino, size, origin_len } => {
-                u64s(out, tag::SIZE, &[ino.0, size, origin_len]);
+                u64s(out, tag::SIZE, &[ino.0, size, origin_len.unwrap_or(u64::MAX)]);
             }
             Record::NextInode { next } => u64s(out, tag::NEXT_INODE, &[next]),
             Record::SyncPoint => out.push(tag::SYNC_POINT),
@@ -312,13 +316,16 @@ impl<'a> Reader<'a> {
             tag::REMOVE_XATTR => Record::RemoveXattr { ino: self.ino()?, name: self.name()? },
             tag::MAP => Record::Map {
                 ino: self.ino()?,
-                at: self.u64()?,
-                block: self.u64()?,
+                at: FileBlock(self.u64()?),
+                block: StoreBlock(self.u64()?),
                 len: self.u64()?,
             },
-            tag::HOLE => Record::Hole { ino: self.ino()?, at: self.u64()?, len: self.u64()? },
+            tag::HOLE => {
+                Record::Hole { ino: self.ino()?, at: FileBlock(self.u64()?), len: self.u64()? }
+            }
             tag::SIZE => {
-                Record::Size { ino: self.ino()?, size: self.u64()?, origin_len: self.u64()? }
+                let (ino, size, valid) = (self.ino()?, self.u64()?, self.u64()?);
+                Record::Size { ino, size, origin_len: (valid != u64::MAX).then_some(valid) }
             }
             tag::NEXT_INODE => Record::NextInode { next: self.u64()? },
             tag::SYNC_POINT => Record::SyncPoint,
@@ -357,9 +364,10 @@ mod tests {
             Record::Unlink { parent: ino, name: b"" },
             Record::SetXattr { ino, name: b"user.a", value: &[7; 65536] },
             Record::RemoveXattr { ino, name: b"user.a" },
-            Record::Map { ino, at: 1, block: 2, len: 3 },
-            Record::Hole { ino, at: 1, len: 3 },
-            Record::Size { ino, size: 5, origin_len: 4 },
+            Record::Map { ino, at: FileBlock(1), block: StoreBlock(2), len: 3 },
+            Record::Hole { ino, at: FileBlock(1), len: 3 },
+            Record::Size { ino, size: 5, origin_len: Some(4) },
+            Record::Size { ino, size: 5, origin_len: None },
             Record::NextInode { next: 12 },
             Record::SyncPoint,
         ]

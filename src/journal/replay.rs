@@ -13,10 +13,9 @@ use super::log::Log;
 use super::random;
 use super::segment::{self, HEADER, Header, Kind, Link, Segment, frame_at, frame_size};
 use super::superblock::{self, Superblock};
+use crate::block::{BLOCK_SIZE, StoreBlock, StoreOffset, blocks_for};
 use crate::config::Medium;
-use crate::filestore::{
-    self, Access, BLOCK, Backing, Extent, Filestore, HostFile, OpenError, Options,
-};
+use crate::filestore::{self, Access, Backing, Extent, Filestore, HostFile, OpenError, Options};
 
 /// What opening found out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,14 +95,14 @@ fn random_id() -> [u8; 16] {
 fn format(backing: &dyn Backing, boot: [u8; 16]) -> Result<()> {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     let uuid = random_id();
-    let first = Extent { start: superblock::BLOCKS, len: SMALLEST };
+    let first = Extent { start: superblock::END, len: SMALLEST };
     let header = Header { extent: first, sequence: 1, seed: random() };
-    let write = |offset: u64, bytes: &[u8]| {
+    let write = |StoreOffset(offset), bytes: &[u8]| {
         let n = backing.write_at(&[std::io::IoSlice::new(bytes)], offset)?;
         if n == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
     };
-    backing.allocate(0, first.end() * BLOCK)?;
-    write(first.start * BLOCK, &header.encode(&uuid))?;
+    backing.allocate(0, first.end().offset().0)?;
+    write(first.start.offset(), &header.encode(&uuid))?;
     for generation in [1, 2] {
         let superblock = Superblock {
             uuid,
@@ -115,7 +114,7 @@ fn format(backing: &dyn Backing, boot: [u8; 16]) -> Result<()> {
             boot,
             created,
         };
-        write((generation & 1) * BLOCK, &superblock.encode())?;
+        write(StoreBlock(generation & 1).offset(), &superblock.encode())?;
     }
     Ok(())
 }
@@ -168,7 +167,7 @@ pub fn unkept(medium: &Medium, options: Options) -> Result<(Arc<Filestore>, Log)
     let options = Options { durable: false, ..options };
     let store = Arc::new(Filestore::new(Box::new(file), options));
     // No file has block 0, whatever the medium.
-    let superblock = Extent { start: 0, len: superblock::BLOCKS };
+    let superblock = Extent { start: StoreBlock(0), len: superblock::BLOCKS };
     store.mark_used(superblock).map_err(|err| OpenError::Host("started", err))?;
     store.go_live();
     store.start_reclaimer().map_err(|err| OpenError::Host("started", err))?;
@@ -194,7 +193,7 @@ pub(super) fn recover(
     let host = |err| OpenError::Host("read", err);
     let Some(scan) = Scan::run(&store, &superblock).map_err(host)? else {
         let len = store.host_len().map_err(host)?;
-        let cut_off = superblock.head >= len.div_ceil(BLOCK);
+        let cut_off = superblock.head.0 >= blocks_for(len);
         return Err(if cut_off { OpenError::Truncated } else { OpenError::DamagedJournal });
     };
     // In order, a mount ends with a sync point, and zeros behind it.
@@ -211,7 +210,7 @@ pub(super) fn recover(
 
     let mut segments = scan.segments;
     segments.truncate(end.segment + 1);
-    let fixed = Extent { start: 0, len: superblock::BLOCKS };
+    let fixed = Extent { start: StoreBlock(0), len: superblock::BLOCKS };
     let taken = segments.iter().map(|h| h.extent).chain([fixed]);
     for extent in taken {
         store.mark_used(extent).map_err(|_| OpenError::DamagedJournal)?;
@@ -221,8 +220,8 @@ pub(super) fn recover(
 
 /// The bytes of a segment, as far as the file goes.
 fn read_segment(store: &Filestore, header: &Header) -> Result<Vec<u8>> {
-    let offset = header.extent.start * BLOCK;
-    let len = (header.extent.len * BLOCK).min(store.host_len()?.saturating_sub(offset));
+    let offset = header.extent.start.offset();
+    let len = (header.extent.len * BLOCK_SIZE).min(store.host_len()?.saturating_sub(offset.0));
     let mut bytes = vec![0; len as usize];
     store.read_at(offset, &mut bytes)?;
     Ok(bytes)
@@ -232,15 +231,15 @@ fn read_segment(store: &Filestore, header: &Header) -> Result<Vec<u8>> {
 fn read_header(
     store: &Filestore,
     uuid: &[u8; 16],
-    start: u64,
+    start: StoreBlock,
     expected: impl FnOnce(&Header) -> bool,
 ) -> Result<Option<Header>> {
-    let in_file = start.checked_mul(BLOCK).is_some_and(|at| store.host_len().is_ok_and(|l| at < l));
+    let in_file = store.host_len().is_ok_and(|len| start.0 < blocks_for(len));
     if !in_file {
         return Ok(None);
     }
     let mut bytes = [0; HEADER];
-    store.read_at(start * BLOCK, &mut bytes)?;
+    store.read_at(start.offset(), &mut bytes)?;
     let header = Header::decode(&bytes, uuid);
     Ok(header.filter(|h| h.extent.start == start && expected(h)))
 }
@@ -281,7 +280,7 @@ impl Scan {
 
     /// Whether no segment shares a block with `e`. (Journals have few segments.)
     fn is_apart(&self, e: Extent) -> bool {
-        e.start >= superblock::BLOCKS
+        e.start >= superblock::END
             && self.segments.iter().all(|h| h.extent.end() <= e.start || e.end() <= h.extent.start)
     }
 
@@ -416,12 +415,12 @@ fn clear_tail(store: &Filestore, header: &Header, pos: usize) -> Result<()> {
         return Ok(());
     };
     let dirty = rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
-    store.write_at(header.extent.start * BLOCK + pos as u64, &vec![0; dirty])?;
+    store.write_at(header.extent.start.offset() + pos as u64, &vec![0; dirty])?;
     store.sync()
 }
 
 /// The most memory that reading a journal takes at a time.
-const _: () = assert!(segment::MAX_SEGMENT * BLOCK < 32 << 20);
+const _: () = assert!(segment::MAX_SEGMENT * BLOCK_SIZE < 32 << 20);
 
 #[cfg(test)]
 pub(super) mod testing {

@@ -8,8 +8,9 @@ use std::io::IoSlice;
 
 use rustix::io::Errno;
 
+use crate::block::{BLOCK_SIZE, StoreBlock};
 use crate::errno::Result;
-use crate::filestore::{BLOCK, Extent, Filestore, MAX_BLOCKS};
+use crate::filestore::{Extent, Filestore, MAX_BLOCKS};
 use crate::sys::map::Window;
 
 pub(super) const HEADER: usize = 64;
@@ -35,7 +36,7 @@ pub(super) const fn frame_size(payload: usize) -> usize {
 
 /// Blocks of a segment that holds one frame of this payload.
 pub(super) const fn blocks_for(payload: usize) -> u64 {
-    ((HEADER + frame_size(payload) + TAIL_ROOM) as u64).div_ceil(BLOCK)
+    ((HEADER + frame_size(payload) + TAIL_ROOM) as u64).div_ceil(BLOCK_SIZE)
 }
 
 /// What a frame is for.
@@ -69,7 +70,7 @@ pub(super) struct Header {
 /// What points to a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link {
-    pub(super) start: u64,
+    pub(super) start: StoreBlock,
     pub(super) sequence: u64,
     pub(super) seed: u64,
 }
@@ -91,7 +92,7 @@ impl Header {
         let mut out = [0; HEADER];
         out[..8].copy_from_slice(MAGIC);
         out[8..24].copy_from_slice(uuid);
-        let fields = [self.extent.start, self.extent.len, self.sequence, self.seed];
+        let fields = [self.extent.start.0, self.extent.len, self.sequence, self.seed];
         for (n, v) in fields.into_iter().enumerate() {
             out[24 + n * 8..32 + n * 8].copy_from_slice(&v.to_le_bytes());
         }
@@ -105,9 +106,9 @@ impl Header {
         let whole = &bytes[..8] == MAGIC
             && &bytes[8..24] == uuid
             && crc32fast::hash(&bytes[..HEADER - 4]) == u32_at(bytes, HEADER - 4);
-        let extent = Extent { start: u64_at(bytes, 24), len: u64_at(bytes, 32) };
+        let extent = Extent { start: StoreBlock(u64_at(bytes, 24)), len: u64_at(bytes, 32) };
         let header = Header { extent, sequence: u64_at(bytes, 40), seed: u64_at(bytes, 48) };
-        let possible = (1..=MAX_SEGMENT).contains(&extent.len) && extent.start < MAX_BLOCKS;
+        let possible = (1..=MAX_SEGMENT).contains(&extent.len) && extent.start.0 < MAX_BLOCKS;
         (whole && possible).then_some(header)
     }
 }
@@ -118,14 +119,14 @@ impl Link {
     }
     fn encode(&self) -> [u8; LINK] {
         let mut out = [0; LINK];
-        for (n, v) in [self.start, self.sequence, self.seed].into_iter().enumerate() {
+        for (n, v) in [self.start.0, self.sequence, self.seed].into_iter().enumerate() {
             out[n * 8..n * 8 + 8].copy_from_slice(&v.to_le_bytes());
         }
         out
     }
     pub(super) fn decode(payload: &[u8]) -> Option<Link> {
         (payload.len() == LINK).then(|| Link {
-            start: u64_at(payload, 0),
+            start: StoreBlock(u64_at(payload, 0)),
             sequence: u64_at(payload, 8),
             seed: u64_at(payload, 16),
         })
@@ -189,7 +190,7 @@ impl Segment {
             Err(Errno::NOSPC | Errno::DQUOT) => None,
             window => window?,
         };
-        let size = (header.extent.len * BLOCK) as usize;
+        let size = (header.extent.len * BLOCK_SIZE) as usize;
         Ok(Segment { header, pos, size, window, broken: false })
     }
 
@@ -212,7 +213,7 @@ impl Segment {
             let whole = w.write(at + head.len(), payload) && w.write(at, head);
             return if whole { Ok(()) } else { Err(Errno::FBIG) };
         }
-        let offset = self.header.extent.start * BLOCK + at as u64;
+        let offset = self.header.extent.start.offset() + at as u64;
         store.write_vectored_at(offset, &mut [IoSlice::new(head), IoSlice::new(payload)])
     }
 

@@ -1,10 +1,13 @@
 //! The superblock: two slots, in blocks 0 and 1, written in turns; the later whole one counts.
 
 use super::Result;
-use crate::filestore::{BLOCK, Filestore, OpenError};
+use crate::block::{BLOCK_SIZE, StoreBlock};
+use crate::filestore::{Filestore, OpenError};
 
 /// Blocks that the superblock takes.
 pub(super) const BLOCKS: u64 = 2;
+/// The block behind them.
+pub(super) const END: StoreBlock = StoreBlock(BLOCKS);
 const SIZE: usize = 512;
 const MAGIC: &[u8; 8] = b"OVERCOAT";
 const VERSION: u32 = 1;
@@ -19,7 +22,7 @@ pub(super) struct Superblock {
     /// Counts the writes; its lowest bit is the slot.
     pub(super) generation: u64,
     /// First block of the journal's first segment.
-    pub(super) head: u64,
+    pub(super) head: StoreBlock,
     /// That segment's sequence number.
     pub(super) head_sequence: u64,
     /// Unmounted in order, with nothing left to give back to the host.
@@ -50,10 +53,10 @@ impl Superblock {
         let flags = (u32::from(self.clean) * CLEAN) | (u32::from(self.volatile) * VOLATILE);
         out[..8].copy_from_slice(MAGIC);
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        out[12..16].copy_from_slice(&(BLOCK as u32).to_le_bytes());
+        out[12..16].copy_from_slice(&(BLOCK_SIZE as u32).to_le_bytes());
         out[16..32].copy_from_slice(&self.uuid);
         out[32..40].copy_from_slice(&self.generation.to_le_bytes());
-        out[40..48].copy_from_slice(&self.head.to_le_bytes());
+        out[40..48].copy_from_slice(&self.head.0.to_le_bytes());
         out[48..56].copy_from_slice(&self.head_sequence.to_le_bytes());
         out[56..60].copy_from_slice(&flags.to_le_bytes());
         out[64..80].copy_from_slice(&self.boot);
@@ -73,14 +76,14 @@ impl Superblock {
             return Slot::Damaged;
         }
         let (version, features) = (u32_at(8), u32_at(60));
-        if version != VERSION || features != 0 || u64::from(u32_at(12)) != BLOCK {
+        if version != VERSION || features != 0 || u64::from(u32_at(12)) != BLOCK_SIZE {
             return Slot::Newer(version);
         }
         let flags = u32_at(56);
         Slot::Whole(Superblock {
             uuid: array(bytes, 16),
             generation: u64_at(32),
-            head: u64_at(40),
+            head: StoreBlock(u64_at(40)),
             head_sequence: u64_at(48),
             clean: flags & CLEAN != 0,
             volatile: flags & VOLATILE != 0,
@@ -98,7 +101,7 @@ impl Superblock {
         }
         let mut slots = [[0; SIZE]; 2];
         for (n, slot) in slots.iter_mut().enumerate() {
-            store.read_at(n as u64 * BLOCK, slot).map_err(host)?;
+            store.read_at(StoreBlock(n as u64).offset(), slot).map_err(host)?;
         }
         match slots.each_ref().map(Superblock::decode) {
             [Slot::Newer(v), _] | [_, Slot::Newer(v)] => Err(OpenError::NewerVersion(v)),
@@ -107,7 +110,7 @@ impl Superblock {
             }
             [Slot::Whole(one), _] | [_, Slot::Whole(one)] => Ok((one, true)),
             [Slot::NoMagic, Slot::NoMagic] => Err(OpenError::NotAFilestore),
-            _ if len < BLOCKS * BLOCK => Err(OpenError::Truncated),
+            _ if len < BLOCKS * BLOCK_SIZE => Err(OpenError::Truncated),
             _ => Err(OpenError::DamagedSuperblock),
         }
     }
@@ -116,8 +119,8 @@ impl Superblock {
     /// attempt takes the same slot.
     pub(super) fn write(&mut self, store: &Filestore) -> Result<()> {
         self.generation += 1;
-        let slot = self.generation & 1;
-        let written = store.write_at(slot * BLOCK, &self.encode());
+        let slot = StoreBlock(self.generation & 1);
+        let written = store.write_at(slot.offset(), &self.encode());
         if written.is_err() {
             self.generation -= 1;
         }
@@ -134,7 +137,7 @@ mod tests {
         let sb = Superblock {
             uuid: [7; 16],
             generation: 9,
-            head: 2,
+            head: StoreBlock(2),
             head_sequence: 1,
             clean: true,
             volatile: false,

@@ -7,8 +7,9 @@ use rustix::io::Errno;
 
 use super::replay::testing::{formatted, opened};
 use super::*;
+use crate::block::BLOCK_SIZE;
+use crate::filestore::Filestore;
 use crate::filestore::faulty::{Fault, Faulty, Rng};
-use crate::filestore::{BLOCK, Filestore};
 
 /// Frames that a file replays to during boot `boot`, and what opening found out.
 fn frames(file: &Faulty, boot: u8) -> Result<(Vec<Vec<u8>>, Recovery), OpenError> {
@@ -119,7 +120,7 @@ fn damage_to_what_ended_in_order_is_told() {
     log1.close().unwrap();
     let whole = file.bytes();
     expect(&file, 1, 40);
-    let journal = crate::filestore::BLOCK as usize * super::superblock::BLOCKS as usize;
+    let journal = BLOCK_SIZE as usize * super::superblock::BLOCKS as usize;
     let start = journal + super::segment::HEADER;
     let end = whole.iter().rposition(|b| *b != 0).unwrap();
     let all: Vec<_> = (0..40).map(payload).collect();
@@ -218,7 +219,7 @@ fn a_checkpoint_replaces_the_history() {
     log1.close().unwrap();
     assert_eq!(tree_of(&frames(&file, 1).unwrap().0), tree);
     let usage = store.usage().unwrap();
-    assert!(usage.pending == 0 && usage.host_len <= usage.used * BLOCK * 2, "{usage:?}");
+    assert!(usage.pending == 0 && usage.host_len <= usage.used * BLOCK_SIZE * 2, "{usage:?}");
 }
 
 #[test]
@@ -477,7 +478,7 @@ fn flipped_bytes_give_a_prefix_or_an_error() {
         let mut bad = bytes.clone();
         for _ in 0..1 + rng.below(4) {
             // Half of the flips go where they hurt most.
-            let bound = if rng.below(2) == 0 { 6 * BLOCK } else { bytes.len() as u64 };
+            let bound = if rng.below(2) == 0 { 6 * BLOCK_SIZE } else { bytes.len() as u64 };
             let at = rng.below(bound.min(bytes.len() as u64)) as usize;
             bad[at] ^= 1 << rng.below(8);
         }

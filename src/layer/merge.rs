@@ -3,8 +3,9 @@
 
 use super::dir::{Dir, Seen};
 use super::stack::{LowerNode, Stack};
-use super::whiteout::{AufsName, FILESTORE_NAME, Redirect, aufs_name};
+use super::whiteout::{AufsName, Redirect, aufs_name};
 use crate::attr::{Attr, InodeNo, LayerId, LowerPath};
+use crate::config::FILESTORE_NAME;
 use crate::errno::{Errno, Result};
 use rustix::fs::Statx;
 use std::borrow::Cow;
@@ -211,7 +212,7 @@ impl Stack {
 /// A filestore at a layer's root is no part of the layer: neither of the host's upperdir nor of a lower
 /// that has been an upperdir (engines mount a layer of an image on its own directory to look at it).
 pub(super) fn is_filestore(parent: &LowerPath, name: &[u8]) -> bool {
-    parent.path.is_empty() && name == FILESTORE_NAME
+    parent.path.is_empty() && name == FILESTORE_NAME.as_bytes()
 }
 
 fn is_dir(st: &Statx) -> bool {

@@ -32,7 +32,6 @@ pub use listing::{Entry, Listing};
 pub use number::number;
 pub use object::OpenFile;
 pub use stack::{LowerNode, Stack};
-pub use whiteout::FILESTORE_NAME;
 
 use crate::errno::{Errno, Result};
 

@@ -18,9 +18,6 @@
 use super::NAME_MAX;
 use std::borrow::Cow;
 
-/// The filestore's name in the host's upperdir: not part of that directory's contents.
-pub const FILESTORE_NAME: &[u8] = b".overcoat.filestore";
-
 /// The mark inside a directory that hides everything below it.
 pub(super) const AUFS_OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS_WHITEOUT: &[u8] = b".wh.";

@@ -82,7 +82,7 @@ impl Overlay {
                 return Err(Errno::INVAL);
             }
             check_size(size)?;
-            tx.put(Record::Size { ino, size, origin_len: size });
+            tx.put(Record::Size { ino, size, origin_len: Some(size) });
             (image.size, image.mtime) = (size, tx.now);
         }
         if strips && FileType::from_mode(image.mode) != Some(FileType::Directory) {

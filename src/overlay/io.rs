@@ -1,11 +1,14 @@
 //! open, read, fsync.
 
-use super::{BLOCK, Overlay};
+use super::Overlay;
+use super::state::State;
 use crate::attr::{Caller, InodeNo, LowerPath, SetAttr};
+use crate::block::{FileBlock, StoreBlock};
 use crate::config::Durability;
 use crate::errno::{Errno, Result};
 use crate::upper::{ExtentMap, Segment, Source};
 use smallvec::SmallVec;
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 const O_TRUNC: u32 = libc::O_TRUNC as u32;
@@ -19,7 +22,7 @@ pub(super) struct View {
     /// The lower file, and how many bytes of it are valid.
     pub origin: Option<(LowerPath, u64)>,
     /// Where blocks for the range would best be taken: behind the extent before it.
-    pub hint: Option<u64>,
+    pub hint: Option<StoreBlock>,
 }
 
 impl Overlay {
@@ -66,10 +69,9 @@ impl Overlay {
 
     /// Reads into `buf`; short only at the end of the file.
     pub fn read(&self, ino: InodeNo, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let first = offset / BLOCK;
-        let count = (offset.saturating_add(buf.len() as u64)).div_ceil(BLOCK) - first;
+        let blocks = covering(offset, offset.saturating_add(buf.len() as u64));
         let st = self.state.read();
-        let view = view(&st, ino, first, count)?;
+        let view = view(&st, ino, blocks)?;
         // Taken before the state lock is let go, so that no block of the view is reused before it
         // was read.
         let gate = self.store.gate();
@@ -83,7 +85,7 @@ impl Overlay {
             if let (Source::Data(block), Some((range, skip))) =
                 (segment.source, clip(segment, offset, len))
             {
-                self.store.read_at(block * BLOCK + skip, &mut buf[range])?;
+                self.store.read_at(block.offset() + skip, &mut buf[range])?;
             }
         }
         drop(gate);
@@ -141,8 +143,18 @@ impl Overlay {
     }
 }
 
-/// How `count` blocks from `first` read.
-pub(super) fn view(st: &super::state::State, ino: InodeNo, first: u64, count: u64) -> Result<View> {
+/// The blocks that hold the bytes from `offset` to `end` of a file.
+pub(super) fn covering(offset: u64, end: u64) -> Range<FileBlock> {
+    FileBlock::containing(offset)..FileBlock::at_or_after(end)
+}
+
+/// How these blocks of a file read.
+///
+/// # Errors
+/// `ESTALE` for an inode that the kernel does not know, `EINVAL` for what is no regular file.
+pub(super) fn view(st: &State, ino: InodeNo, blocks: Range<FileBlock>) -> Result<View> {
+    let Range { start: first, end } = blocks;
+    let count = end.0.saturating_sub(first.0);
     if let Some(inode) = st.tree.get(ino) {
         let (map, origin) = inode.file().ok_or(Errno::INVAL)?;
         let mut segments = SmallVec::new();
@@ -163,15 +175,12 @@ pub(super) fn view(st: &super::state::State, ino: InodeNo, first: u64, count: u6
 
 /// The part of a segment that lies in `len` bytes from `offset`: its place in that buffer, and how
 /// many bytes into the segment it begins.
-pub(super) fn clip(
-    segment: &Segment,
-    offset: u64,
-    len: usize,
-) -> Option<(std::ops::Range<usize>, u64)> {
-    let start = (segment.at * BLOCK).max(offset);
-    let end = ((segment.at + segment.len) * BLOCK).min(offset + len as u64);
+pub(super) fn clip(segment: &Segment, offset: u64, len: usize) -> Option<(Range<usize>, u64)> {
+    let segment_start = segment.at.offset();
+    let start = segment_start.max(offset);
+    let end = (segment.at + segment.len).offset().min(offset + len as u64);
     (start < end)
-        .then(|| ((start - offset) as usize..(end - offset) as usize, start - segment.at * BLOCK))
+        .then(|| ((start - offset) as usize..(end - offset) as usize, start - segment_start))
 }
 
 /// Reads all of `buf`; zeros where the file ends early (which a layer that never changes does not).

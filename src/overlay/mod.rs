@@ -39,6 +39,7 @@ pub use lookup::Entry;
 pub use open::{OpenError, ReplayError};
 pub(crate) use open::{apply_all, drop_orphans, mark_extents};
 pub use readdir::DirEntry;
+pub use space::{FallocateMode, Whence};
 pub use statfs::{StatFs, Usage};
 pub use write::Writer;
 
@@ -54,9 +55,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use upkeep::Upkeep;
-
-/// Bytes of a block: the unit of extents and of copy-up.
-pub(crate) const BLOCK: u64 = 4096;
 
 /// How often, and after how long each time, an operation that found no room tries again.
 const FORGET_TRIES: u32 = 4;

@@ -1,14 +1,13 @@
 //! Opening a view: layers, filestore, replay; and its end.
 
+use super::Overlay;
 use super::state::State;
 use super::upkeep::Upkeep;
-use super::{BLOCK, Overlay};
 use crate::attr::{Caller, InodeNo, LayerId};
-use crate::config::{Config, Durability, Medium};
+use crate::block::BLOCK_SIZE;
+use crate::config::{Config, Durability, FILESTORE_NAME, Medium};
 use crate::errno::Errno;
-use crate::filestore::{
-    self, Access, CLOSING, Claim, Extent, FILE_NAME, Filestore, Options, patiently,
-};
+use crate::filestore::{self, Access, CLOSING, Claim, Extent, Filestore, Options, patiently};
 use crate::journal::record::decode_all;
 use crate::journal::{self, Log, Replayed};
 use crate::layer::{LayerError, Stack};
@@ -67,8 +66,8 @@ impl std::fmt::Display for ReplayError {
             ReplayError::Shared(extent, ino) => write!(
                 f,
                 "blocks {}..{} of inode {:#x} are somebody else's or out of range",
-                extent.start,
-                extent.start.saturating_add(extent.len),
+                extent.start.0,
+                extent.end().0,
                 ino.0
             ),
         }
@@ -196,7 +195,7 @@ type Upper = (Tree, Arc<Filestore>, Log, Option<Claim>);
 
 fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
     let durable = config.durability == Durability::Full && config.medium == Medium::OwnFile;
-    let block_limit = config.size_limit.map(|bytes| bytes / BLOCK);
+    let block_limit = config.size_limit.map(|bytes| bytes / BLOCK_SIZE);
     let options = Options { block_limit, durable };
     let (Some(upper), Medium::OwnFile) = (&config.upper, &config.medium) else {
         let medium = match &config.upper {
@@ -208,13 +207,13 @@ fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
         let (store, log) = opened.map_err(|err| OpenError::Store(place, err))?;
         return Ok((Tree::default(), store, log, None));
     };
-    let path = upper.join(FILE_NAME);
+    let path = upper.join(FILESTORE_NAME);
     let dir =
         rustix::fs::open(upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|err| OpenError::Host("open the upperdir", err))?;
     let failed = |err| OpenError::Store(path.clone(), err);
     let claim = filestore::claim(upper, Access::ReadWrite).map_err(failed)?;
-    let name = Path::new(FILE_NAME);
+    let name = Path::new(FILESTORE_NAME);
     let recovering = patiently(CLOSING, || journal::open_or_create(dir.as_fd(), name, options))
         .map_err(failed)?;
     let found = *recovering.recovery();

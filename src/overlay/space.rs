@@ -1,10 +1,11 @@
 //! fallocate, SEEK_DATA and SEEK_HOLE, copy_file_range.
 
+use super::Overlay;
 use super::attr_ops::{check_size, without_privilege};
-use super::io::view;
+use super::io::{covering, view};
 use super::write::{Effect, Fresh, Writer};
-use super::{BLOCK, Overlay};
 use crate::attr::{Caller, InodeNo, LowerPath};
+use crate::block::{BLOCK_SIZE, FileBlock, StoreBlock};
 use crate::errno::{Errno, Result};
 use crate::filestore::Extent;
 use crate::upper::Source;
@@ -12,23 +13,90 @@ use rustix::fs::SeekFrom;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-const KEEP_SIZE: u32 = 0x01;
-const PUNCH_HOLE: u32 = 0x02;
-const ZERO_RANGE: u32 = 0x10;
+/// What fallocate(2) does with a range: the modes that the kernel's FUSE client lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FallocateMode {
+    /// Mode 0 or `FALLOC_FL_KEEP_SIZE`: every block of the range is allocated, its bytes stay.
+    Allocate { keep_size: bool },
+    /// `FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE`: the range reads as zeros and takes no blocks.
+    PunchHole,
+    /// `FALLOC_FL_ZERO_RANGE`, with or without `FALLOC_FL_KEEP_SIZE`: the range reads as zeros, its
+    /// blocks are allocated.
+    ZeroRange { keep_size: bool },
+}
 
-/// How much is copied at a time where data must move.
+impl FallocateMode {
+    const KEEP_SIZE: u32 = libc::FALLOC_FL_KEEP_SIZE as u32;
+    const PUNCH_HOLE: u32 = libc::FALLOC_FL_PUNCH_HOLE as u32;
+    const ZERO_RANGE: u32 = libc::FALLOC_FL_ZERO_RANGE as u32;
+
+    /// From the flags of fallocate(2).
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for all other combinations, as fallocate(2) has it.
+    pub fn from_raw(flags: u32) -> Result<FallocateMode> {
+        let keep_size = flags & FallocateMode::KEEP_SIZE != 0;
+        match flags & !FallocateMode::KEEP_SIZE {
+            0 => Ok(FallocateMode::Allocate { keep_size }),
+            FallocateMode::PUNCH_HOLE if keep_size => Ok(FallocateMode::PunchHole),
+            FallocateMode::ZERO_RANGE => Ok(FallocateMode::ZeroRange { keep_size }),
+            _ => Err(Errno::OPNOTSUPP),
+        }
+    }
+
+    fn keeps_size(self) -> bool {
+        match self {
+            FallocateMode::Allocate { keep_size } | FallocateMode::ZeroRange { keep_size } => {
+                keep_size
+            }
+            FallocateMode::PunchHole => true,
+        }
+    }
+}
+
+/// What lseek(2) looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// `SEEK_DATA`.
+    Data,
+    /// `SEEK_HOLE`. The end of the file counts as one.
+    Hole,
+}
+
+impl Whence {
+    /// From the `whence` of lseek(2).
+    ///
+    /// # Errors
+    /// `EINVAL` for others: the kernel does these itself.
+    pub fn from_raw(whence: u32) -> Result<Whence> {
+        match i32::try_from(whence) {
+            Ok(libc::SEEK_DATA) => Ok(Whence::Data),
+            Ok(libc::SEEK_HOLE) => Ok(Whence::Hole),
+            _ => Err(Errno::INVAL),
+        }
+    }
+}
+
+/// No block, for a view that tells the size alone.
+const NO_BLOCKS: Range<FileBlock> = FileBlock::ZERO..FileBlock::ZERO;
+
+/// How many bytes are copied at a time where data must move.
 const COPY_CHUNK: u64 = 1 << 20;
 
 impl Overlay {
-    /// Modes 0, KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE of fallocate(2), which is what the kernel's FUSE
-    /// client lets through; EOPNOTSUPP for others. Clears setuid, setgid and capabilities as a write
-    /// would.
+    /// fallocate(2) of `len` bytes from byte `offset`. Clears setuid, setgid and capabilities as a
+    /// write would. Takes the file's I/O lock.
+    ///
+    /// # Errors
+    /// `EROFS` on a read-only view, `EFBIG` beyond the largest file, `EINVAL` for an empty range or what
+    /// is no regular file, `ESTALE` for an inode that the kernel does not know, `ENOSPC` at the limit, or
+    /// what the host says.
     pub fn fallocate(
         &self,
         ino: InodeNo,
         offset: u64,
         len: u64,
-        mode: u32,
+        mode: FallocateMode,
         caller: &Caller,
     ) -> Result<()> {
         self.writable()?;
@@ -37,20 +105,18 @@ impl Overlay {
         if len == 0 {
             return Err(Errno::INVAL);
         }
-        let keep_size = mode & KEEP_SIZE != 0;
         let _io = self.io_lock(ino);
-        let size = view(&self.state.read(), ino, 0, 0)?.size;
-        let grow_to = if keep_size { 0 } else { end };
+        let size = view(&self.state.read(), ino, NO_BLOCKS)?.size;
+        let grow_to = if mode.keeps_size() { 0 } else { end };
         // Behind the end is nothing to keep, so what reaches it takes the last block too.
-        let hole_end = if end < size { end } else { size.next_multiple_of(BLOCK) };
-        match mode & !KEEP_SIZE {
-            0 => self.allocate(ino, offset, end, grow_to)?,
-            PUNCH_HOLE if keep_size => self.punch(ino, offset, hole_end)?,
-            ZERO_RANGE => {
+        let hole_end = if end < size { end } else { size.next_multiple_of(BLOCK_SIZE) };
+        match mode {
+            FallocateMode::Allocate { .. } => self.allocate(ino, offset, end, grow_to)?,
+            FallocateMode::PunchHole => self.punch(ino, offset, hole_end)?,
+            FallocateMode::ZeroRange { .. } => {
                 self.punch(ino, offset, end)?;
                 self.allocate(ino, offset, end, grow_to)?
             }
-            _ => return Err(Errno::OPNOTSUPP),
         }
         // Also where no block changed, the times do.
         let kill_suidgid = self.is_stripped_by(ino, caller)?.then_some(caller);
@@ -69,10 +135,8 @@ impl Overlay {
     /// in the origin is copied.
     fn allocate(&self, ino: InodeNo, offset: u64, end: u64, grow_to: u64) -> Result<()> {
         self.clear_tail(ino, grow_to)?;
-        let first = offset / BLOCK;
-        let count = end.div_ceil(BLOCK) - first;
-        let view = view(&self.state.read(), ino, first, count)?;
-        let shown = view.origin.as_ref().map_or(0, |(_, len)| len.div_ceil(BLOCK));
+        let view = view(&self.state.read(), ino, covering(offset, end))?;
+        let shown = FileBlock::at_or_after(view.origin.as_ref().map_or(0, |(_, len)| *len));
         let mut fresh = Fresh::new(&self.store);
         for segment in &view.segments {
             let split = match segment.source {
@@ -94,7 +158,12 @@ impl Overlay {
     }
 
     /// Gives these blocks of the file zeroed blocks that hold no data.
-    fn reserve(&self, blocks: Range<u64>, hint: Option<u64>, fresh: &mut Fresh<'_>) -> Result<()> {
+    fn reserve(
+        &self,
+        blocks: Range<FileBlock>,
+        hint: Option<StoreBlock>,
+        fresh: &mut Fresh<'_>,
+    ) -> Result<()> {
         if blocks.is_empty() {
             return Ok(());
         }
@@ -109,18 +178,18 @@ impl Overlay {
         &self,
         ino: InodeNo,
         origin: &Option<(LowerPath, u64)>,
-        blocks: Range<u64>,
-    ) -> Result<Range<u64>> {
+        blocks: Range<FileBlock>,
+    ) -> Result<Range<FileBlock>> {
         let Range { start, end } = blocks;
         let Some((at, valid)) = origin.as_ref().filter(|(_, valid)| *valid > 0) else {
             return Ok(end..end);
         };
         let file = self.lower_file(ino, at)?;
         let seek =
-            |from: u64, want_data| seek_below(&file, *valid, from * BLOCK..end * BLOCK, want_data);
-        let Some(data) = seek(start, true)? else { return Ok(end..end) };
-        let first = data / BLOCK;
-        let hole = seek(first, false)?.map_or(end, |hole| hole.div_ceil(BLOCK));
+            |from: FileBlock, want| seek_below(&file, *valid, from.offset()..end.offset(), want);
+        let Some(data) = seek(start, Whence::Data)? else { return Ok(end..end) };
+        let first = FileBlock::containing(data);
+        let hole = seek(first, Whence::Hole)?.map_or(end, FileBlock::at_or_after);
         Ok(first..hole.max(first + 1))
     }
 
@@ -128,7 +197,7 @@ impl Overlay {
         &self,
         ino: InodeNo,
         origin: &Option<(LowerPath, u64)>,
-        blocks: Range<u64>,
+        blocks: Range<FileBlock>,
         fresh: &mut Fresh<'_>,
     ) -> Result<()> {
         if blocks.is_empty() {
@@ -136,13 +205,13 @@ impl Overlay {
         }
         let from = fresh.maps.len();
         fresh.take(blocks.start, blocks.end - blocks.start, None)?;
-        let mut buf = vec![0; COPY_CHUNK.min((blocks.end - blocks.start) * BLOCK) as usize];
+        let mut buf = vec![0; COPY_CHUNK.min((blocks.end - blocks.start) * BLOCK_SIZE) as usize];
         for &(at, Extent { start, len }) in &fresh.maps[from..] {
             let mut done = 0;
-            while done < len * BLOCK {
-                let n = (len * BLOCK - done).min(buf.len() as u64) as usize;
-                self.read_origin(ino, origin, at * BLOCK + done, &mut buf[..n])?;
-                self.store.write_at(start * BLOCK + done, &buf[..n])?;
+            while done < len * BLOCK_SIZE {
+                let n = (len * BLOCK_SIZE - done).min(buf.len() as u64) as usize;
+                self.read_origin(ino, origin, at.offset() + done, &mut buf[..n])?;
+                self.store.write_at(start.offset() + done, &buf[..n])?;
                 done += n as u64;
             }
         }
@@ -154,12 +223,12 @@ impl Overlay {
         if offset >= end {
             return Ok(());
         }
-        let (first, last) = (offset.div_ceil(BLOCK), end / BLOCK);
+        let (first, last) = (FileBlock::at_or_after(offset), FileBlock::containing(end));
         if first > last {
             return self.zero_edge(ino, offset, end);
         }
-        self.zero_edge(ino, offset, first * BLOCK)?;
-        self.zero_edge(ino, last * BLOCK, end)?;
+        self.zero_edge(ino, offset, first.offset())?;
+        self.zero_edge(ino, last.offset(), end)?;
         let hole = (first < last).then(|| (first, last - first));
         let effect = Effect { hole, ..Default::default() };
         self.commit_data(ino, Fresh::new(&self.store), effect)
@@ -170,10 +239,10 @@ impl Overlay {
         if offset >= end {
             return Ok(());
         }
-        let view = view(&self.state.read(), ino, offset / BLOCK, 1)?;
+        let block = FileBlock::containing(offset);
+        let view = view(&self.state.read(), ino, block.run(1))?;
         let end = end.min(view.size);
         let valid = view.origin.as_ref().map_or(0, |(_, len)| *len);
-        let block = offset / BLOCK;
         let holds_data = match view.segments.first().map(|segment| segment.source) {
             Some(Source::Data(_)) => true,
             Some(Source::Unmapped) if offset < valid => {
@@ -184,53 +253,59 @@ impl Overlay {
         if !holds_data || offset >= end {
             return Ok(());
         }
-        let zeros = [0; BLOCK as usize];
+        let zeros = [0; BLOCK_SIZE as usize];
         let mut fresh = Fresh::new(&self.store);
         self.store_range(ino, offset, &zeros[..(end - offset) as usize], &mut fresh)?;
         self.commit_data(ino, fresh, Effect::default())
     }
 
-    /// SEEK_DATA (3) and SEEK_HOLE (4) of lseek(2). ENXIO beyond the end or where no data follow.
-    pub fn lseek(&self, ino: InodeNo, offset: u64, whence: u32) -> Result<u64> {
-        let want_data = match whence {
-            3 => true,
-            4 => false,
-            _ => return Err(Errno::INVAL),
-        };
-        let first = offset / BLOCK;
+    /// The first byte of data, or of a hole, at byte `offset` or behind it: lseek(2).
+    ///
+    /// # Errors
+    /// `ENXIO` beyond the end or where no data follow, `ESTALE`, `EINVAL` for what is no regular file, or what
+    /// the host says.
+    pub fn lseek(&self, ino: InodeNo, offset: u64, whence: Whence) -> Result<u64> {
         let view = {
             let st = self.state.read();
-            let size = view(&st, ino, 0, 0)?.size;
+            let size = view(&st, ino, NO_BLOCKS)?.size;
             if offset >= size {
                 return Err(Errno::NXIO);
             }
-            view(&st, ino, first, size.div_ceil(BLOCK) - first)?
+            view(&st, ino, covering(offset, size))?
         };
         for segment in &view.segments {
-            let start = (segment.at * BLOCK).max(offset);
-            let end = ((segment.at + segment.len) * BLOCK).min(view.size);
+            let segment_start = segment.at.offset();
+            let start = segment_start.max(offset);
+            let end = (segment.at + segment.len).offset().min(view.size);
             let found = match (segment.source, &view.origin) {
                 // No gate: blocks that are reused meanwhile tell of a change that is being made.
                 (Source::Data(block), _) => {
-                    let at = block * BLOCK + (start - segment.at * BLOCK);
+                    let at = block.offset() + (start - segment_start);
+                    let want_data = whence == Whence::Data;
                     let found = self.store.seek(at..at + (end - start), want_data)?;
                     found.map(|found| found - at + start)
                 }
                 (Source::Unmapped, Some((at, valid))) if *valid > 0 => {
                     let file = self.lower_file(ino, at)?;
-                    seek_below(&file, *valid, start..end, want_data)?
+                    seek_below(&file, *valid, start..end, whence)?
                 }
-                _ => (!want_data).then_some(start),
+                _ => (whence == Whence::Hole).then_some(start),
             };
             if let Some(found) = found {
                 return Ok(found);
             }
         }
-        if want_data { Err(Errno::NXIO) } else { Ok(view.size) }
+        match whence {
+            Whence::Data => Err(Errno::NXIO),
+            Whence::Hole => Ok(view.size),
+        }
     }
 
     /// Copies up to `len` bytes between two regular files; short at the source's end. Privileges of
     /// `to` go as with [`Overlay::fallocate`].
+    ///
+    /// # Errors
+    /// As [`Overlay::read`] and [`Overlay::write`], where nothing was copied.
     pub fn copy_file_range(
         &self,
         from: InodeNo,
@@ -271,16 +346,17 @@ fn seek_below(
     file: &OwnedFd,
     valid: u64,
     range: Range<u64>,
-    want_data: bool,
+    whence: Whence,
 ) -> Result<Option<u64>> {
     let Range { start, end } = range;
-    let valid_blocks = valid.next_multiple_of(BLOCK);
+    let want_data = whence == Whence::Data;
+    let valid_blocks = valid.next_multiple_of(BLOCK_SIZE);
     if start >= valid_blocks {
         return Ok((!want_data).then_some(start));
     }
     let from = start.min(valid - 1);
-    let whence = if want_data { SeekFrom::Data(from) } else { SeekFrom::Hole(from) };
-    let found = match rustix::fs::seek(file, whence) {
+    let from = if want_data { SeekFrom::Data(from) } else { SeekFrom::Hole(from) };
+    let found = match rustix::fs::seek(file, from) {
         Ok(found) if found < valid => Some(found.max(start)),
         Ok(_) | Err(Errno::NXIO) if want_data => None,
         Ok(_) | Err(Errno::NXIO) => Some(valid_blocks),
@@ -289,4 +365,35 @@ fn seek_below(
         Err(err) => return Err(err),
     };
     Ok(found.filter(|found| *found < end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_be_done_is_a_mode() {
+        let known = [
+            (0, FallocateMode::Allocate { keep_size: false }),
+            (1, FallocateMode::Allocate { keep_size: true }),
+            (3, FallocateMode::PunchHole),
+            (0x10, FallocateMode::ZeroRange { keep_size: false }),
+            (0x11, FallocateMode::ZeroRange { keep_size: true }),
+        ];
+        for (raw, mode) in known {
+            assert_eq!(FallocateMode::from_raw(raw), Ok(mode));
+        }
+        for raw in [2, 4, 8, 9, 0x12, 0x13, 0x20, 0x40, 0x43, 1 << 31] {
+            assert_eq!(FallocateMode::from_raw(raw), Err(Errno::OPNOTSUPP), "{raw:#x}");
+        }
+    }
+
+    #[test]
+    fn only_data_and_holes_are_sought() {
+        assert_eq!(Whence::from_raw(3), Ok(Whence::Data));
+        assert_eq!(Whence::from_raw(4), Ok(Whence::Hole));
+        for raw in [0, 1, 2, 5, u32::MAX] {
+            assert_eq!(Whence::from_raw(raw), Err(Errno::INVAL));
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! How much there is, and how much is used.
 
-use super::{BLOCK, Overlay};
+use super::Overlay;
 use crate::attr::Caller;
+use crate::block::BLOCK_SIZE;
 use crate::errno::{Errno, Result};
 
 /// Bytes.
@@ -37,10 +38,10 @@ impl Overlay {
     pub fn statfs(&self) -> Result<StatFs> {
         let usage = self.store.usage()?;
         let inodes = self.state.read().tree.len() as u64;
-        let host_avail = usage.host_available / BLOCK;
+        let host_avail = usage.host_available / BLOCK_SIZE;
         let (blocks, free) = match usage.limit {
             Some(limit) => (limit, limit.saturating_sub(usage.used).min(host_avail)),
-            None => (usage.host_total / BLOCK, host_avail),
+            None => (usage.host_total / BLOCK_SIZE, host_avail),
         };
         let files = match self.inode_limit() {
             u64::MAX => inodes.saturating_add(free),
@@ -52,9 +53,9 @@ impl Overlay {
             bavail: free,
             files,
             ffree: files.saturating_sub(inodes),
-            bsize: BLOCK as u32,
+            bsize: BLOCK_SIZE as u32,
             namelen: 255,
-            frsize: BLOCK as u32,
+            frsize: BLOCK_SIZE as u32,
         })
     }
 
@@ -71,8 +72,8 @@ impl Overlay {
         self.writable()?;
         // What is freed from here on may miss the sync.
         let before = self.statfs()?;
-        let (total, free) = (before.blocks * BLOCK, before.bfree * BLOCK);
-        if start >= total || len < BLOCK || minlen > total {
+        let (total, free) = (before.blocks * BLOCK_SIZE, before.bfree * BLOCK_SIZE);
+        if start >= total || len < BLOCK_SIZE || minlen > total {
             return Err(Errno::INVAL);
         }
         self.syncfs()?;
@@ -90,10 +91,10 @@ impl Overlay {
     pub fn usage(&self) -> Result<Usage> {
         let store = self.store.usage()?;
         let tree = &self.state.read().tree;
-        let data_bytes = tree.data_blocks() * BLOCK;
+        let data_bytes = tree.data_blocks() * BLOCK_SIZE;
         Ok(Usage {
             data_bytes,
-            metadata_bytes: (store.used * BLOCK).saturating_sub(data_bytes),
+            metadata_bytes: (store.used * BLOCK_SIZE).saturating_sub(data_bytes),
             inodes: tree.len() as u64,
             host_bytes: store.host_bytes,
         })

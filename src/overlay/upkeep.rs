@@ -1,6 +1,7 @@
 //! What happens beside the requests: checkpoints of the journal, and a sync now and then.
 
-use super::{BLOCK, Overlay};
+use super::Overlay;
+use crate::block::BLOCK_SIZE;
 use crate::config::Durability;
 use crate::errno::{Errno, Result, of_io};
 use parking_lot::{Condvar, Mutex};
@@ -147,7 +148,7 @@ impl Overlay {
             let allowed = if idle { live / 10 } else { live / 2 } + (256 << 10);
             let size = log.stats();
             // Under way, a checkpoint's appends follow a long journal, in segments that suit one.
-            let spare = (size.blocks * BLOCK).saturating_sub(size.bytes);
+            let spare = (size.blocks * BLOCK_SIZE).saturating_sub(size.bytes);
             let roomy = spare > size.bytes / 4 + (256 << 10);
             size.bytes > live + allowed || idle && (roomy || log.strands_the_end())
         };

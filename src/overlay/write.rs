@@ -1,10 +1,11 @@
 //! Writing: blocks that the upper has are written in place; all others get new blocks, filled up
 //! from the origin at their edges, so that a write copies at most two blocks besides its own data.
 
+use super::Overlay;
 use super::attr_ops::{CAPABILITY, check_size, without_privilege};
-use super::io::{View, clip, view};
-use super::{BLOCK, Overlay};
+use super::io::{View, clip, covering, view};
 use crate::attr::{Caller, InodeNo};
+use crate::block::{BLOCK_SIZE, FileBlock, StoreBlock};
 use crate::errno::{Errno, Result};
 use crate::filestore::{Extent, Filestore};
 use crate::journal::Urgency;
@@ -17,7 +18,7 @@ use std::io::IoSlice;
 pub(super) struct Fresh<'a> {
     store: &'a Filestore,
     /// File block, and what it is to map to.
-    pub maps: SmallVec<[(u64, Extent); 2]>,
+    pub maps: SmallVec<[(FileBlock, Extent); 2]>,
 }
 
 impl<'a> Fresh<'a> {
@@ -26,7 +27,10 @@ impl<'a> Fresh<'a> {
     }
 
     /// Takes `len` blocks for file blocks from `at`.
-    pub fn take(&mut self, mut at: u64, len: u64, hint: Option<u64>) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`Filestore::alloc`].
+    pub fn take(&mut self, mut at: FileBlock, len: u64, hint: Option<StoreBlock>) -> Result<()> {
         for extent in self.store.alloc(len, hint)? {
             self.maps.push((at, extent));
             at += extent.len;
@@ -64,7 +68,7 @@ pub(super) struct Effect<'a> {
     /// The file capabilities stay: who had the data written has dropped them, or has stored to a mapping.
     pub keep_capability: bool,
     /// These blocks become a hole: first, count.
-    pub hole: Option<(u64, u64)>,
+    pub hole: Option<(FileBlock, u64)>,
 }
 
 /// Who writes.
@@ -122,14 +126,13 @@ impl Overlay {
         fresh: &mut Fresh<'_>,
     ) -> Result<()> {
         self.clear_tail(ino, offset)?;
-        let first = offset / BLOCK;
-        let count = (offset + data.len() as u64).div_ceil(BLOCK) - first;
-        let view = view(&self.state.read(), ino, first, count)?;
+        let blocks = covering(offset, offset + data.len() as u64);
+        let view = view(&self.state.read(), ino, blocks)?;
         let mut missing: Option<Segment> = None;
         for segment in &view.segments {
             match (segment.source, clip(segment, offset, data.len())) {
                 (Source::Data(block), Some((range, skip))) => {
-                    self.store.write_at(block * BLOCK + skip, &data[range])?;
+                    self.store.write_at(block.offset() + skip, &data[range])?;
                     if let Some(gap) = missing.take() {
                         self.store_fresh(ino, &view, gap, offset, data, fresh)?;
                     }
@@ -159,24 +162,24 @@ impl Overlay {
     ) -> Result<()> {
         let from = fresh.maps.len();
         fresh.take(gap.at, gap.len, view.hint)?;
-        let (start, end) = (gap.at * BLOCK, (gap.at + gap.len) * BLOCK);
+        let (start, end) = (gap.at.offset(), (gap.at + gap.len).offset());
         let data_end = offset + data.len() as u64;
         // Whole blocks go straight from the request; an edge is put together first.
         let fill = |block: &mut [u8], pos: u64| {
-            if reads_origin(view, pos / BLOCK) {
+            if reads_origin(view, FileBlock::containing(pos)) {
                 self.read_origin(ino, &view.origin, pos, block)?;
             }
-            let (lo, hi) = (offset.max(pos), data_end.min(pos + BLOCK));
+            let (lo, hi) = (offset.max(pos), data_end.min(pos + BLOCK_SIZE));
             block[(lo - pos) as usize..(hi - pos) as usize]
                 .copy_from_slice(&data[(lo - offset) as usize..(hi - offset) as usize]);
             Ok::<_, Errno>(())
         };
-        let mut edges = [0; 2 * BLOCK as usize];
-        let (head, tail) = edges.split_at_mut(BLOCK as usize);
-        let has_head = offset > start || data_end < start + BLOCK;
-        let middle = if has_head { start + BLOCK } else { start };
+        let mut edges = [0; 2 * BLOCK_SIZE as usize];
+        let (head, tail) = edges.split_at_mut(BLOCK_SIZE as usize);
+        let has_head = offset > start || data_end < start + BLOCK_SIZE;
+        let middle = if has_head { start + BLOCK_SIZE } else { start };
         let has_tail = middle < end && data_end < end;
-        let middle_end = if has_tail { end - BLOCK } else { end };
+        let middle_end = if has_tail { end - BLOCK_SIZE } else { end };
         if has_head {
             fill(head, start)?;
         }
@@ -191,7 +194,7 @@ impl Overlay {
         };
         if let [(_, extent)] = fresh.maps[from..] {
             let mut parts = [IoSlice::new(head), IoSlice::new(whole), IoSlice::new(tail)];
-            return self.store.write_vectored_at(extent.start * BLOCK, &mut parts);
+            return self.store.write_vectored_at(extent.start.offset(), &mut parts);
         }
         let parts = [(start, head), (middle, whole), (middle_end, tail)];
         parts
@@ -200,11 +203,11 @@ impl Overlay {
     }
 
     /// Writes whole blocks at byte `pos` of the file into the fresh extents that stand for them.
-    fn write_fresh(&self, maps: &[(u64, Extent)], pos: u64, data: &[u8]) -> Result<()> {
+    fn write_fresh(&self, maps: &[(FileBlock, Extent)], pos: u64, data: &[u8]) -> Result<()> {
         for &(at, extent) in maps {
             let segment = Segment { at, len: extent.len, source: Source::Unmapped };
             if let Some((range, skip)) = clip(&segment, pos, data.len()) {
-                self.store.write_at(extent.start * BLOCK + skip, &data[range])?;
+                self.store.write_at(extent.start.offset() + skip, &data[range])?;
             }
         }
         Ok(())
@@ -230,7 +233,7 @@ impl Overlay {
             tx.put(Record::Hole { ino, at, len });
         }
         if effect.grow_to > image.size {
-            tx.put(Record::Size { ino, size: effect.grow_to, origin_len: u64::MAX });
+            tx.put(Record::Size { ino, size: effect.grow_to, origin_len: None });
         }
         let mode = match effect.kill_suidgid {
             Some(_) => without_privilege(image.mode, in_group),
@@ -272,23 +275,23 @@ impl Overlay {
             let Some(inode) = st.tree.get(ino) else { return Ok(()) };
             let Some((map, _)) = inode.file() else { return Ok(()) };
             let size = inode.image().size;
-            if offset <= size || size % BLOCK == 0 {
+            if offset <= size || size % BLOCK_SIZE == 0 {
                 return Ok(());
             }
             let mut data = None;
-            map.segments(size / BLOCK, 1, |segment| data = Some(segment.source));
+            map.segments(FileBlock::containing(size), 1, |segment| data = Some(segment.source));
             match data {
-                Some(Source::Data(block)) => (block, size % BLOCK),
+                Some(Source::Data(block)) => (block, size % BLOCK_SIZE),
                 _ => return Ok(()),
             }
         };
-        let zeros = [0; BLOCK as usize];
-        self.store.write_at(block * BLOCK + skip, &zeros[skip as usize..])
+        let zeros = [0; BLOCK_SIZE as usize];
+        self.store.write_at(block.offset() + skip, &zeros[skip as usize..])
     }
 }
 
 /// Whether a block that is not mapped shows the origin (and not a hole).
-fn reads_origin(view: &View, block: u64) -> bool {
+fn reads_origin(view: &View, block: FileBlock) -> bool {
     view.origin.is_some()
         && view
             .segments

@@ -3,26 +3,54 @@
 //!
 //! Most files are one run, so that costs no allocation of its own.
 
+use crate::block::{FileBlock, StoreBlock};
 use crate::filestore::Extent;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::ops::Bound;
 
-/// A run of file blocks; `block` is [`HOLE`] for a run that reads as zeros.
+/// A run of file blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
-    block: u64,
+    /// The first filestore block; `None` for a hole, which reads as zeros. (Filestore block 0 is the
+    /// superblock, so a run of data never begins there.)
+    data: Option<NonZeroU64>,
+    /// Blocks.
     len: u64,
 }
 
-const HOLE: u64 = u64::MAX;
+const _: () = assert!(size_of::<Run>() == 16);
 
 impl Run {
+    fn data(start: StoreBlock, len: u64) -> Run {
+        let data = NonZeroU64::new(start.0);
+        debug_assert!(data.is_some(), "data in the superblock");
+        Run { data, len }
+    }
+
+    fn hole(len: u64) -> Run {
+        Run { data: None, len }
+    }
+
     /// The part of this run that begins `skip` blocks in and is `len` long.
     fn part(self, skip: u64, len: u64) -> Run {
-        Run { block: if self.block == HOLE { HOLE } else { self.block + skip }, len }
+        Run { data: self.data.map(|start| start.saturating_add(skip)), len }
     }
+
+    /// The filestore blocks; `None` for a hole.
+    fn extent(self) -> Option<Extent> {
+        self.data.map(|start| Extent { start: StoreBlock(start.get()), len: self.len })
+    }
+
     fn is_continued_by(self, next: Run) -> bool {
-        if self.block == HOLE { next.block == HOLE } else { self.block + self.len == next.block }
+        match (self.extent(), next.extent()) {
+            (Some(this), Some(next)) => this.end() == next.start,
+            (this, next) => this.is_none() && next.is_none(),
+        }
+    }
+
+    fn data_blocks(self) -> u64 {
+        self.data.map_or(0, |_| self.len)
     }
 }
 
@@ -30,7 +58,7 @@ impl Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The filestore, from this block on.
-    Data(u64),
+    Data(StoreBlock),
     /// Zeros, also where the origin has data.
     Hole,
     /// The origin where it is valid, zeros beyond.
@@ -40,12 +68,13 @@ pub enum Source {
 /// `len` file blocks from `at` that read from one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    pub at: u64,
+    pub at: FileBlock,
+    /// Blocks.
     pub len: u64,
     pub source: Source,
 }
 
-/// The map of one file. All numbers are 4 KiB blocks.
+/// The map of one file. Lengths are in blocks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ExtentMap(Repr);
 
@@ -53,13 +82,13 @@ pub struct ExtentMap(Repr);
 enum Repr {
     #[default]
     Empty,
-    One(u64, Run),
+    One(FileBlock, Run),
     Many(Box<Runs>),
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Runs {
-    map: BTreeMap<u64, Run>,
+    map: BTreeMap<FileBlock, Run>,
     /// Data blocks in `map`, kept so that `stat` of a fragmented file stays cheap.
     data: u64,
 }
@@ -76,33 +105,32 @@ impl ExtentMap {
 
     /// Every run in file order.
     pub fn iter(&self) -> impl Iterator<Item = Segment> + '_ {
-        self.runs_from(0).map(|(at, run)| segment(at, run))
+        self.runs_from(FileBlock::ZERO).map(|(at, run)| segment(at, run))
     }
 
     /// Data blocks kept in the filestore.
     pub fn data_blocks(&self) -> u64 {
         match &self.0 {
-            Repr::One(_, run) if run.block != HOLE => run.len,
+            Repr::Empty => 0,
+            Repr::One(_, run) => run.data_blocks(),
             Repr::Many(runs) => runs.data,
-            _ => 0,
         }
     }
 
     /// The data run that ends right before file block `at`, as the filestore block after it: where
     /// an append would best go on.
-    pub fn hint_before(&self, at: u64) -> Option<u64> {
+    pub fn hint_before(&self, at: FileBlock) -> Option<StoreBlock> {
         let (start, run) = match &self.0 {
             Repr::Empty => return None,
             Repr::One(start, run) => (*start, *run),
             Repr::Many(runs) => runs.map.range(..at).next_back().map(|(s, r)| (*s, *r))?,
         };
-        (start < at && run.block != HOLE).then(|| run.block + run.len)
+        run.extent().filter(|_| start < at).map(Extent::end)
     }
 
     /// Splits `len` blocks from `at` into segments and hands each to `each`, in order and without gaps.
-    pub fn segments(&self, at: u64, len: u64, mut each: impl FnMut(Segment)) {
-        let end = at.saturating_add(len);
-        let mut pos = at;
+    pub fn segments(&self, at: FileBlock, len: u64, mut each: impl FnMut(Segment)) {
+        let std::ops::Range { start: mut pos, end } = at.run(len);
         for (start, run) in self.runs_from(at) {
             if start >= end {
                 break;
@@ -120,21 +148,27 @@ impl ExtentMap {
         }
     }
 
-    /// Maps `len` blocks from `at` to filestore blocks from `block`; what they mapped to before is
-    /// pushed on `freed`.
-    pub fn map(&mut self, at: u64, block: u64, len: u64, freed: &mut Vec<Extent>) {
-        self.remove(at, len, freed);
-        self.insert(at, Run { block, len });
+    /// Maps the file blocks from `at` to the blocks of `to`, which does not hold block 0; what they mapped to
+    /// before is pushed on `freed`.
+    pub fn map(&mut self, at: FileBlock, to: Extent, freed: &mut Vec<Extent>) {
+        self.remove(at, to.len, freed);
+        self.insert(at, Run::data(to.start, to.len));
     }
 
     /// Makes `len` blocks from `at` an explicit hole.
-    pub fn punch(&mut self, at: u64, len: u64, freed: &mut Vec<Extent>) {
-        self.map(at, HOLE, len, freed);
+    pub fn punch(&mut self, at: FileBlock, len: u64, freed: &mut Vec<Extent>) {
+        self.remove(at, len, freed);
+        self.insert(at, Run::hole(len));
     }
 
-    /// Forgets `len` blocks from `at` (`u64::MAX - at` for all).
-    pub fn remove(&mut self, at: u64, len: u64, freed: &mut Vec<Extent>) {
-        let end = at.saturating_add(len);
+    /// Forgets the blocks from `at` to the end of the file.
+    pub fn remove_from(&mut self, at: FileBlock, freed: &mut Vec<Extent>) {
+        self.remove(at, u64::MAX, freed);
+    }
+
+    /// Forgets `len` blocks from `at`.
+    pub fn remove(&mut self, at: FileBlock, len: u64, freed: &mut Vec<Extent>) {
+        let end = at.run(len).end;
         match &mut self.0 {
             Repr::Empty => {}
             Repr::One(start, run) if *start >= end || *start + run.len <= at => {}
@@ -146,13 +180,13 @@ impl ExtentMap {
         }
     }
 
-    fn remove_many(&mut self, at: u64, end: u64, freed: &mut Vec<Extent>) {
+    fn remove_many(&mut self, at: FileBlock, end: FileBlock, freed: &mut Vec<Extent>) {
         let first_freed = freed.len();
         let runs = self.many();
         let map = &mut runs.map;
         // A run that begins before the range keeps its head (and its tail, if it outlasts the range).
         let before = map.range(..at).next_back().map(|(s, r)| (*s, *r));
-        if let Some((start, run)) = before.filter(|(s, r)| s + r.len > at) {
+        if let Some((start, run)) = before.filter(|(s, r)| *s + r.len > at) {
             let cut = end.min(start + run.len);
             free(run.part(at - start, cut - at), freed);
             map.insert(start, run.part(0, at - start));
@@ -173,7 +207,7 @@ impl ExtentMap {
     }
 
     /// Inserts a run where nothing is mapped, joining it with its neighbours.
-    fn insert(&mut self, mut at: u64, mut run: Run) {
+    fn insert(&mut self, mut at: FileBlock, mut run: Run) {
         match &mut self.0 {
             Repr::Empty => {
                 self.0 = Repr::One(at, run);
@@ -186,13 +220,13 @@ impl ExtentMap {
             _ => {}
         }
         let runs = self.many();
-        runs.data += if run.block == HOLE { 0 } else { run.len };
+        runs.data += run.data_blocks();
         let map = &mut runs.map;
         if let Some((start, prev)) = map.range(..at).next_back().map(|(s, r)| (*s, *r))
             && start + prev.len == at
             && prev.is_continued_by(run)
         {
-            (at, run) = (start, Run { block: prev.block, len: prev.len + run.len });
+            (at, run) = (start, Run { len: prev.len + run.len, ..prev });
         }
         if let Some(next) = map.get(&(at + run.len)).copied()
             && run.is_continued_by(next)
@@ -206,7 +240,8 @@ impl ExtentMap {
 
     fn many(&mut self) -> &mut Runs {
         if let Repr::Empty | Repr::One(..) = self.0 {
-            let runs = Runs { map: self.runs_from(0).collect(), data: self.data_blocks() };
+            let runs =
+                Runs { map: self.runs_from(FileBlock::ZERO).collect(), data: self.data_blocks() };
             self.0 = Repr::Many(Box::new(runs));
         }
         match &mut self.0 {
@@ -227,9 +262,9 @@ impl ExtentMap {
     }
 
     /// Runs that reach beyond `at`, in order.
-    fn runs_from(&self, at: u64) -> impl Iterator<Item = (u64, Run)> + '_ {
+    fn runs_from(&self, at: FileBlock) -> impl Iterator<Item = (FileBlock, Run)> + '_ {
         let one = match &self.0 {
-            Repr::One(start, run) if start + run.len > at => Some((*start, *run)),
+            Repr::One(start, run) if *start + run.len > at => Some((*start, *run)),
             _ => None,
         };
         let many = match &self.0 {
@@ -238,7 +273,7 @@ impl ExtentMap {
         };
         let first = many.and_then(|map| {
             let (start, run) = map.range(..=at).next_back()?;
-            (start + run.len > at).then_some(*start)
+            (*start + run.len > at).then_some(*start)
         });
         let rest = many.into_iter().flat_map(move |map| {
             map.range((Bound::Included(first.unwrap_or(at)), Bound::Unbounded))
@@ -248,15 +283,13 @@ impl ExtentMap {
     }
 }
 
-fn segment(at: u64, run: Run) -> Segment {
-    let source = if run.block == HOLE { Source::Hole } else { Source::Data(run.block) };
+fn segment(at: FileBlock, run: Run) -> Segment {
+    let source = run.extent().map_or(Source::Hole, |e| Source::Data(e.start));
     Segment { at, len: run.len, source }
 }
 
 fn free(run: Run, freed: &mut Vec<Extent>) {
-    if run.block != HOLE && run.len > 0 {
-        freed.push(Extent { start: run.block, len: run.len });
-    }
+    freed.extend(run.extent().filter(|e| e.len > 0));
 }
 
 #[cfg(test)]
@@ -290,25 +323,25 @@ mod tests {
             for op in ops {
                 match op {
                     Op::Map(at, len) => {
-                        map.map(at, next, len, &mut freed);
+                        map.map(FileBlock(at), Extent { start: StoreBlock(next), len }, &mut freed);
                         for i in 0..len {
-                            model[(at + i) as usize] = Source::Data(next + i);
+                            model[(at + i) as usize] = Source::Data(StoreBlock(next + i));
                             given.push(next + i);
                         }
                         // Sometimes contiguous with the next one, so that runs join.
                         next += len + (at & 1);
                     }
                     Op::Punch(at, len) => {
-                        map.punch(at, len, &mut freed);
+                        map.punch(FileBlock(at), len, &mut freed);
                         model[at as usize..(at + len) as usize].fill(Source::Hole);
                     }
                     Op::Remove(at, len) => {
-                        map.remove(at, len, &mut freed);
+                        map.remove(FileBlock(at), len, &mut freed);
                         model[at as usize..(at + len) as usize].fill(Source::Unmapped);
                     }
                 }
                 let mut seen = vec![];
-                map.segments(0, 128, |s| for i in 0..s.len {
+                map.segments(FileBlock::ZERO, 128, |s| for i in 0..s.len {
                     seen.push(match s.source { Source::Data(b) => Source::Data(b + i), other => other });
                 });
                 prop_assert_eq!(&seen, &model);
@@ -317,8 +350,8 @@ mod tests {
                 let runs: Vec<_> = map.iter().collect();
                 prop_assert!(runs.windows(2).all(|w| w[0].at + w[0].len <= w[1].at));
             }
-            map.remove(0, u64::MAX, &mut freed);
-            let mut back: Vec<u64> = freed.iter().flat_map(|e| e.start..e.start + e.len).collect();
+            map.remove_from(FileBlock::ZERO, &mut freed);
+            let mut back: Vec<u64> = freed.iter().flat_map(|e| e.start.0..e.end().0).collect();
             back.sort();
             prop_assert_eq!(back, given);
         }
@@ -328,9 +361,9 @@ mod tests {
     fn a_sequential_writer_keeps_one_run() {
         let mut map = ExtentMap::default();
         for i in 0..100 {
-            map.map(i, 500 + i, 1, &mut Vec::new());
+            map.map(FileBlock(i), Extent { start: StoreBlock(500 + i), len: 1 }, &mut Vec::new());
         }
         assert_eq!(map.runs(), 1);
-        assert_eq!(map.hint_before(100), Some(600));
+        assert_eq!(map.hint_before(FileBlock(100)), Some(StoreBlock(600)));
     }
 }

@@ -3,8 +3,12 @@
 use super::dir::Dir;
 use super::extent_map::ExtentMap;
 use crate::attr::{Attr, FileType, InodeNo, LowerPath};
+use crate::block::{BLOCK_SIZE, blocks_for};
 use crate::journal::record::InodeImage;
 use std::collections::BTreeMap;
+
+/// Units of `st_blocks` (512 bytes) in a block.
+const SECTORS: u64 = BLOCK_SIZE / 512;
 
 /// The lower object that a raised inode was. A file's unmapped blocks read from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,8 +97,8 @@ impl Inode {
             Kind::File(map) => {
                 let below =
                     if self.origin().is_some_and(|o| o.len > 0) { origin_blocks } else { 0 };
-                let most = i.size.div_ceil(4096) * 8;
-                let own = map.data_blocks() * 8;
+                let most = blocks_for(i.size) * SECTORS;
+                let own = map.data_blocks() * SECTORS;
                 (i.nlink, own.max(most.min(own + below)))
             }
             _ => (i.nlink, 0),

@@ -4,6 +4,7 @@ use super::Source;
 use super::dir::Dentry;
 use super::inode::{Inode, Kind, Origin};
 use crate::attr::{FileType, InodeNo, LowerPath};
+use crate::block::{FileBlock, blocks_for};
 use crate::errno::Result;
 use crate::filestore::Extent;
 use crate::journal::record::{InodeImage, Record};
@@ -141,11 +142,12 @@ impl Tree {
             Record::RemoveXattr { ino, name } => self.set_xattr(ino, name, None),
             Record::Map { ino, at, block, len } => {
                 check_range(ino, at, len)?;
-                if len == 0 || block == 0 || block.checked_add(len).is_none_or(|e| e > BLOCK_LIMIT)
-                {
+                let end = block.0.checked_add(len);
+                if len == 0 || block.0 == 0 || end.is_none_or(|end| end > BLOCK_LIMIT) {
                     return Err(Broken("an extent out of range", ino));
                 }
-                self.edit_map(ino, freed, |map, freed| map.map(at, block, len, freed))
+                let to = Extent { start: block, len };
+                self.edit_map(ino, freed, |map, freed| map.map(at, to, freed))
             }
             Record::Hole { ino, at, len } => {
                 check_range(ino, at, len)?;
@@ -198,7 +200,7 @@ impl Tree {
             Kind::File(map) => {
                 bytes += map.runs() as u64 * RUN_BYTES;
                 self.data_blocks -= map.data_blocks();
-                map.remove(0, u64::MAX, freed);
+                map.remove_from(FileBlock::ZERO, freed);
             }
             Kind::Dir(dir) => {
                 bytes += dir.entries_from(0).map(|(_, n, _)| entry_bytes(n)).sum::<u64>();
@@ -319,12 +321,12 @@ impl Tree {
     fn punch(
         &mut self,
         ino: InodeNo,
-        at: u64,
+        at: FileBlock,
         len: u64,
         freed: &mut Vec<Extent>,
     ) -> std::result::Result<(), Broken> {
         let origin = self.get(ino).and_then(Inode::file).and_then(|(_, origin)| origin);
-        let shown = origin.map_or(0, |o| o.len.div_ceil(4096));
+        let shown = FileBlock(origin.map_or(0, |o| blocks_for(o.len)));
         self.edit_map(ino, freed, |map, freed| {
             map.remove(at, len, freed);
             if at < shown {
@@ -337,7 +339,7 @@ impl Tree {
         &mut self,
         ino: InodeNo,
         size: u64,
-        origin_len: u64,
+        origin_len: Option<u64>,
         freed: &mut Vec<Extent>,
     ) -> std::result::Result<(), Broken> {
         check_size(ino, size)?;
@@ -348,11 +350,11 @@ impl Tree {
         let shrinks = size < inode.image.size;
         inode.image.size = size;
         if let Some(origin) = &mut inode.origin {
-            origin.len = origin.len.min(origin_len);
+            origin.len = origin.len.min(origin_len.unwrap_or(u64::MAX));
         }
         if shrinks {
-            let from = size.div_ceil(4096);
-            self.edit_map(ino, freed, |map, freed| map.remove(from, u64::MAX - from, freed))?;
+            let end = FileBlock::at_or_after(size);
+            self.edit_map(ino, freed, |map, freed| map.remove_from(end, freed))?;
         }
         Ok(())
     }
@@ -434,8 +436,8 @@ fn check_size(ino: InodeNo, size: u64) -> std::result::Result<(), Broken> {
     if size > i64::MAX as u64 { Err(Broken("a size that no offset reaches", ino)) } else { Ok(()) }
 }
 
-fn check_range(ino: InodeNo, at: u64, len: u64) -> std::result::Result<(), Broken> {
-    match at.checked_add(len) {
+fn check_range(ino: InodeNo, at: FileBlock, len: u64) -> std::result::Result<(), Broken> {
+    match at.0.checked_add(len) {
         Some(end) if end <= BLOCK_LIMIT => Ok(()),
         _ => Err(Broken("a file range out of bounds", ino)),
     }

@@ -7,9 +7,8 @@ mod op;
 mod reference;
 mod regressions;
 
-use crate::config::{Config, Durability, IdMap, Medium};
+use crate::config::{Config, Durability, FILESTORE_NAME, IdMap, Medium};
 use crate::errno::Errno;
-use crate::filestore::FILE_NAME;
 use crate::overlay::Overlay;
 use harness::{Harness, Host, Verdict};
 use lowers::{Layer, Step};
@@ -109,7 +108,7 @@ fn run(ground: &Ground, ops: &[Op]) -> Verdict {
         idmap: IdMap::default(),
     };
     // The filestore changes its directory's times: before they are looked at.
-    let mut real = Real { config, file: upper.join(FILE_NAME) };
+    let mut real = Real { config, file: upper.join(FILESTORE_NAME) };
     real.open()?.destroy();
     let settled = lowers::manifest(&layers[0]);
     let model = lowers::merge(&layers);

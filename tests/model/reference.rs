@@ -321,9 +321,6 @@ impl Reference {
     }
 
     pub fn fallocate(&mut self, id: Id, at: u64, len: u64, mode: u32) -> Result<()> {
-        if len == 0 {
-            return Err(Errno::INVAL);
-        }
         let keep = mode & 1 != 0;
         let zeroes = match mode & !1 {
             0 => false,
@@ -331,6 +328,9 @@ impl Reference {
             0x10 => true,
             _ => return Err(Errno::OPNOTSUPP),
         };
+        if len == 0 {
+            return Err(Errno::INVAL);
+        }
         let (start, end) = (at as usize, (at + len) as usize);
         let file = self.file(id)?;
         if zeroes && start < file.len() {

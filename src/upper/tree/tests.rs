@@ -1,5 +1,6 @@
 use super::*;
 use crate::attr::{LayerId, Time};
+use crate::block::StoreBlock;
 use crate::journal::record::decode_all;
 
 fn image(mode: u32, nlink: u32) -> InodeImage {
@@ -29,9 +30,9 @@ fn sample() -> Tree {
         Record::Link { parent: root, ino: d, covers: false, name: b"d" },
         Record::Inode { ino: f, image: image(0o100644, 1) },
         Record::Origin { ino: f, layer, len: 100_000, path: b"usr/f" },
-        Record::Size { ino: f, size: 100_000, origin_len: 100_000 },
-        Record::Map { ino: f, at: 3, block: 10, len: 4 },
-        Record::Hole { ino: f, at: 9, len: 2 },
+        Record::Size { ino: f, size: 100_000, origin_len: Some(100_000) },
+        Record::Map { ino: f, at: FileBlock(3), block: StoreBlock(10), len: 4 },
+        Record::Hole { ino: f, at: FileBlock(9), len: 2 },
         Record::Link { parent: d, ino: f, covers: false, name: b"f" },
         Record::SetXattr { ino: f, name: b"user.x", value: b"v" },
         Record::Whiteout { parent: root, name: b"gone" },
@@ -77,17 +78,17 @@ fn truncation_frees_blocks_and_cuts_the_origin() {
     let mut tree = sample();
     let f = InodeNo(3);
     let mut freed = Vec::new();
-    tree.apply(&Record::Size { ino: f, size: 5 * 4096, origin_len: 5 * 4096 }, &mut freed)
+    tree.apply(&Record::Size { ino: f, size: 5 * 4096, origin_len: Some(5 * 4096) }, &mut freed)
         .expect("applies");
-    assert_eq!(freed, vec![Extent { start: 12, len: 2 }]);
-    tree.apply(&Record::Size { ino: f, size: 1 << 30, origin_len: u64::MAX }, &mut freed)
+    assert_eq!(freed, vec![Extent { start: StoreBlock(12), len: 2 }]);
+    tree.apply(&Record::Size { ino: f, size: 1 << 30, origin_len: None }, &mut freed)
         .expect("applies");
     let (map, origin) = tree.get(f).and_then(Inode::file).expect("a file");
     assert_eq!(origin.map(|o| o.len), Some(5 * 4096));
     assert_eq!((map.data_blocks(), tree.data_blocks()), (2, 2));
     freed.clear();
     tree.apply(&Record::Drop { ino: f }, &mut freed).expect("applies");
-    assert_eq!(freed, vec![Extent { start: 10, len: 2 }]);
+    assert_eq!(freed, vec![Extent { start: StoreBlock(10), len: 2 }]);
     assert_eq!(tree.data_blocks(), 0);
 }
 
@@ -110,8 +111,8 @@ fn hostile_records_are_refused() {
         Record::Link { parent: InodeNo(3), ino: root, covers: false, name: b"x" },
         Record::Link { parent: root, ino: root, covers: false, name: b"a/b" },
         Record::Inode { ino: root, image: image(0o100644, 1) },
-        Record::Map { ino: InodeNo(3), at: u64::MAX, block: 1, len: 2 },
-        Record::Map { ino: InodeNo(3), at: 0, block: u64::MAX, len: 2 },
+        Record::Map { ino: InodeNo(3), at: FileBlock(u64::MAX), block: StoreBlock(1), len: 2 },
+        Record::Map { ino: InodeNo(3), at: FileBlock(0), block: StoreBlock(u64::MAX), len: 2 },
         Record::Origin { ino: root, layer: LayerId(1), len: 0, path: b"../etc" },
         Record::Times { ino: InodeNo(99), mtime: Time::default(), ctime: Time::default() },
     ];
@@ -147,9 +148,9 @@ fn hostile_records_are_refused_or_do_no_harm() {
                 3 | 4 => Record::Link { parent, ino, covers: at % 2 == 0, name },
                 5 => Record::Whiteout { parent, name },
                 6 => Record::Unlink { parent, name },
-                7 => Record::Map { ino, at, block, len },
-                8 => Record::Hole { ino, at, len },
-                9 => Record::Size { ino, size: at, origin_len: len },
+                7 => Record::Map { ino, at: FileBlock(at), block: StoreBlock(block), len },
+                8 => Record::Hole { ino, at: FileBlock(at), len },
+                9 => Record::Size { ino, size: at, origin_len: Some(len) },
                 10 => Record::Origin { ino, layer, len, path: name },
                 _ => Record::NextInode { next: at },
             };

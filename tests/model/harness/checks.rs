@@ -57,7 +57,7 @@ impl<H: Host> Harness<H> {
         let data = self.model.inodes[id].data().unwrap_or_default().to_vec();
         let size = data.len() as u64;
         let is_zero = |from: u64, to: u64| data[from as usize..to as usize].iter().all(|b| *b == 0);
-        let next = self.overlay().lseek(ino, at, 3);
+        let next = self.overlay().lseek(ino, at, Whence::Data);
         match next {
             _ if at >= size => same("data beyond the end", next, Err(Errno::NXIO))?,
             Ok(next) if next < at || next >= size || !is_zero(at, next) => {
@@ -67,13 +67,13 @@ impl<H: Host> Harness<H> {
             Ok(_) | Err(Errno::NXIO) => {}
             Err(err) => return Err(format!("data from {at}: {err}")),
         }
-        let hole = self.overlay().lseek(ino, at, 4);
+        let hole = self.overlay().lseek(ino, at, Whence::Hole);
         match hole {
             _ if at >= size => same("hole beyond the end", hole, Err(Errno::NXIO)),
             Ok(hole) if hole < at || hole > size => Err(format!("hole from {at} at {hole}")),
             Ok(hole) if hole == size => Ok(()),
             Ok(hole) => {
-                let end = match self.overlay().lseek(ino, hole, 3) {
+                let end = match self.overlay().lseek(ino, hole, Whence::Data) {
                     Ok(end) => end,
                     Err(Errno::NXIO) => size,
                     Err(err) => return Err(format!("data behind the hole at {hole}: {err}")),

@@ -9,7 +9,7 @@ use crate::errno::Errno;
 use crate::model::lowers::name;
 use crate::model::op::{At, Make, Op, Pick, Set};
 use crate::model::reference::{Id, Kind, Name, ROOT, Reference, When, without_privilege};
-use crate::overlay::{DirEntry, Entry, Overlay, Writer};
+use crate::overlay::{DirEntry, Entry, FallocateMode, Overlay, Whence, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Debug;

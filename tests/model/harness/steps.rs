@@ -264,7 +264,10 @@ impl<H: Host> Harness<H> {
                 }
             }
             Op::Fallocate { at, len, mode, .. } => {
-                let got = self.call(|o| o.fallocate(ino, at, len, mode, &STRANGER));
+                let got = self.call(|o| {
+                    let mode = FallocateMode::from_raw(mode)?;
+                    o.fallocate(ino, at, len, mode, &STRANGER)
+                });
                 let want = self.model.fallocate(id, at, len, mode);
                 self.judge_plain(got, want)?;
                 if self.cut || got.is_ok() {
