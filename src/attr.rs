@@ -34,7 +34,7 @@ pub struct LowerPath {
 
 /// Seconds and nanoseconds since 1970; seconds may be negative, nanoseconds are 0..10^9. Packed, as
 /// each inode in memory has four.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C, packed(4))]
 pub struct Time {
     pub sec: i64,

@@ -223,11 +223,13 @@ impl Stack {
         ino: u64,
     ) -> Result<u64> {
         let is_dir = kind == Kind::Object(DT_DIR);
-        let Some(number) = layer.number_of_dirent(ino, is_dir) else { return Ok(0) };
+        if !layer.dirent_number_is_exact(is_dir) {
+            return Ok(0);
+        }
         if is_dir && !layer.is_bottom() && is_redirected(layer, dir, name)? {
             return Ok(0);
         }
-        Ok(number.0)
+        Ok(self.number(layer, layer.dev, ino).0)
     }
 }
 

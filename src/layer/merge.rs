@@ -2,7 +2,7 @@
 //! thing that is none or lets nothing show through.
 
 use super::dir::{Dir, Seen};
-use super::stack::{LowerNode, Stack};
+use super::stack::{FileKey, LowerNode, Stack};
 use super::whiteout::{AufsName, Redirect, aufs_name};
 use crate::attr::{Attr, InodeNo, LayerId, LowerPath};
 use crate::config::FILESTORE_NAME;
@@ -22,7 +22,7 @@ enum Next {
 #[derive(Default)]
 struct Found {
     /// The topmost object.
-    top: Option<(Attr, LowerPath)>,
+    top: Option<(Attr, FileKey, LowerPath)>,
     /// Merged directories, topmost first, and the number of the last.
     dirs: Vec<LowerPath>,
     lowest: Option<InodeNo>,
@@ -52,12 +52,12 @@ impl Found {
     }
 
     fn node(self) -> Option<LowerNode> {
-        let (mut attr, at) = self.top?;
+        let (mut attr, key, at) = self.top?;
         attr.ino = self.lowest.unwrap_or(attr.ino);
         if self.dirs.len() > 1 {
             attr.nlink = 1;
         }
-        Some(LowerNode { attr, at, dirs: self.dirs })
+        Some(LowerNode { attr, at, key, dirs: self.dirs })
     }
 }
 
@@ -90,6 +90,25 @@ impl Stack {
         Ok(found.node())
     }
 
+    /// The object at `path` in the merged view of the layers alone: names separated by single slashes, from the
+    /// merged root; the empty path is the root. `None` where there is none. Symbolic links are not followed.
+    ///
+    /// # Errors
+    /// As [`Stack::lookup`], for each name; a name below something that is no directory is `None`, not `ENOTDIR`.
+    pub fn resolve(&self, path: &[u8]) -> Result<Option<LowerNode>> {
+        let mut node = self.root()?;
+        let mut rest = path;
+        while !rest.is_empty() {
+            let (name, tail) = split_first(rest);
+            match self.lookup(&node.dirs, name)? {
+                Some(child) => node = child,
+                None => return Ok(None),
+            }
+            rest = tail;
+        }
+        Ok(Some(node))
+    }
+
     /// Adds what `name` is in one directory. `more`: the merged directory has others below.
     fn visit(
         &self,
@@ -109,7 +128,7 @@ impl Stack {
         if !is_dir(&st) {
             if found.top.is_none() {
                 let at = found.child(parent, name);
-                found.top = Some((self.attr(layer, &st), at));
+                found.top = Some((self.attr(layer, &st), FileKey::of(&st), at));
             }
             return Ok(Next::Stop);
         }
@@ -118,7 +137,7 @@ impl Stack {
         found.lowest = Some(attr.ino);
         found.dirs.push(at.clone());
         if found.top.is_none() {
-            found.top = Some((attr, at.clone()));
+            found.top = Some((attr, FileKey::of(&st), at.clone()));
         }
         // An absolute redirect may lead into layers that the parent is not merged with.
         if layer.is_bottom() {

@@ -14,6 +14,7 @@
 mod cache;
 mod dir;
 mod error;
+mod identity;
 mod listing;
 mod merge;
 mod number;
@@ -28,10 +29,10 @@ mod xattr;
 mod tests;
 
 pub use error::{LayerError, Relation, check_overlap};
+pub use identity::LayerIdentity;
 pub use listing::{Entry, Listing};
-pub use number::number;
 pub use object::OpenFile;
-pub use stack::{LowerNode, Stack};
+pub use stack::{FileKey, LowerNode, Stack};
 
 use crate::errno::{Errno, Result};
 

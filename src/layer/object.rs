@@ -1,7 +1,7 @@
 //! One object of one layer: its attributes, data, target and extended attributes.
 
 use super::dir::marks_among;
-use super::stack::Stack;
+use super::stack::{FileKey, Stack};
 use super::tree::{LOOK, Layer, stat_fd};
 use super::whiteout::{host_xattr, shown_xattr, split_names};
 use super::xattr;
@@ -17,7 +17,11 @@ const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default
 pub struct OpenFile {
     pub file: OwnedFd,
     /// It has no extended attribute.
-    pub is_bare: bool,
+    pub no_xattrs: bool,
+    /// The attributes of the file that was opened, whatever its name stands for by now. The number is as with
+    /// [`Stack::stat`].
+    pub attr: Attr,
+    pub key: FileKey,
 }
 
 /// The errors of every method here: `ESTALE` for a layer or parent directory that is not there
@@ -26,14 +30,21 @@ impl Stack {
     /// The attributes of an object. The number is its own in its layer, which for a merged directory
     /// is the one that [`Stack::lookup`] shows only in the lowest layer.
     pub fn stat(&self, at: &LowerPath) -> Result<Attr> {
+        self.stat_with_key(at).map(|(attr, _)| attr)
+    }
+
+    /// As [`Stack::stat`], with what tells the object from every other.
+    pub fn stat_with_key(&self, at: &LowerPath) -> Result<(Attr, FileKey)> {
         let layer = self.layer(at.layer)?;
-        let Some((parent, name)) = split_last(at) else {
-            return Ok(self.attr(layer, &stat_fd(layer.root())?));
+        let st = match split_last(at) {
+            None => stat_fd(layer.root())?,
+            Some((parent, name)) => {
+                let dir = self.dir(&parent)?;
+                let fd = dir.fd(layer).ok_or(Errno::STALE)?;
+                layer.stat_name(fd, name)?.ok_or(Errno::NOENT)?
+            }
         };
-        let dir = self.dir(&parent)?;
-        let fd = dir.fd(layer).ok_or(Errno::STALE)?;
-        let st = layer.stat_name(fd, name)?.ok_or(Errno::NOENT)?;
-        Ok(self.attr(layer, &st))
+        Ok((self.attr(layer, &st), FileKey::of(&st)))
     }
 
     /// Opens a regular file for reading; the descriptor can never be written through.
@@ -46,7 +57,7 @@ impl Stack {
         let (parent, name) = split_last(at).ok_or(Errno::ISDIR)?;
         let dir = self.dir(&parent)?;
         let fd = dir.fd(layer).ok_or(Errno::STALE)?;
-        let file = self.with_descriptors(|| layer.open_regular(fd, name))?;
+        let (file, st) = self.with_descriptors(|| layer.open_regular(fd, name))?;
         let names = xattr::list(file.as_fd())?;
         if marks_among(file.as_fd(), &names)?.metacopy {
             tracing::warn!(
@@ -56,7 +67,8 @@ impl Stack {
             );
             return Err(Errno::IO);
         }
-        Ok(OpenFile { file, is_bare: layer.lists_all_xattrs && names.is_empty() })
+        let no_xattrs = layer.lists_all_xattrs && names.is_empty();
+        Ok(OpenFile { file, no_xattrs, attr: self.attr(layer, &st), key: FileKey::of(&st) })
     }
 
     /// The target of a symbolic link.

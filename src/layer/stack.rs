@@ -3,8 +3,10 @@
 use super::cache::DirCache;
 use super::dir::Dir;
 use super::error::LayerError;
+use super::identity::LayerIdentity;
+use super::number::{Devices, Numbering};
 use super::owner::Owners;
-use super::tree::{Layer, stat_fd};
+use super::tree::{Layer, device, stat_fd};
 use crate::attr::{Attr, InodeNo, LayerId, LowerPath, Time};
 use crate::config::IdMap;
 use crate::errno::{Errno, Result};
@@ -15,6 +17,28 @@ use std::sync::Arc;
 /// Layers that can be numbered besides the host's upperdir.
 const MOST_LOWERS: usize = LayerId::HOST_UPPER.0 as usize - 1;
 
+/// How the stacks of this version number inodes.
+const NUMBERING: fn(Devices) -> Numbering = |_| Numbering::ByLayer;
+
+/// What tells one file of the host from every other while the host runs. Names of one inode have one key; a number
+/// that the host gives to another file later has another birth time (where the file system keeps birth times).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileKey {
+    /// As major << 32 | minor. It may change when the host starts anew.
+    pub dev: u64,
+    pub ino: u64,
+    /// Zero where the file system keeps none.
+    pub btime: Time,
+}
+
+impl FileKey {
+    pub(super) fn of(st: &Statx) -> FileKey {
+        let has_btime = st.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let btime = if has_btime { time(st.stx_btime) } else { Time::default() };
+        FileKey { dev: device(st), ino: st.stx_ino, btime }
+    }
+}
+
 /// An object of the merged view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LowerNode {
@@ -23,6 +47,8 @@ pub struct LowerNode {
     pub attr: Attr,
     /// Where attributes and data come from: the topmost place.
     pub at: LowerPath,
+    /// Of the object at `at`.
+    pub key: FileKey,
     /// Of a directory: all merged directories, topmost first, `at` included. Empty for the rest.
     pub dirs: Vec<LowerPath>,
 }
@@ -36,6 +62,7 @@ pub struct Stack {
     /// The roots that show in the merged root, topmost first; immutable.
     pub(super) roots: Vec<LowerPath>,
     pub(super) owners: Owners,
+    numbering: Numbering,
     dirs: DirCache,
 }
 
@@ -72,7 +99,8 @@ impl Stack {
         let at_root = |l: &Layer| LowerPath { layer: l.id, path: root.clone() };
         let roots = layers[..showing].iter().map(at_root).collect();
         let dirs = DirCache::new(layers.len());
-        Stack { layers, roots, owners: Owners::new(idmap), dirs }
+        let numbering = NUMBERING(Devices::new(layers.iter().rev().map(|l| l.dev)));
+        Stack { layers, roots, owners: Owners::new(idmap), numbering, dirs }
     }
 
     /// The merged root, with the topmost root's attributes. As everywhere, nothing shows from below
@@ -82,12 +110,20 @@ impl Stack {
     /// The host's.
     pub fn root(&self) -> Result<LowerNode> {
         let top = &self.layers[0];
-        let mut attr = self.attr(top, &stat_fd(top.root())?);
+        let st = stat_fd(top.root())?;
+        let mut attr = self.attr(top, &st);
         attr.ino = InodeNo::ROOT;
         if self.roots.len() > 1 {
             attr.nlink = 1;
         }
-        Ok(LowerNode { attr, at: self.roots[0].clone(), dirs: self.roots.clone() })
+        let key = FileKey::of(&st);
+        Ok(LowerNode { attr, at: self.roots[0].clone(), key, dirs: self.roots.clone() })
+    }
+
+    /// The layers of the stack, topmost first, and what each is known by. Two layers may have the same identity: see
+    /// [`LayerIdentity`].
+    pub fn identities(&self) -> impl ExactSizeIterator<Item = (LayerId, LayerIdentity)> {
+        self.layers.iter().map(|layer| (layer.id, layer.identity))
     }
 
     /// Can data of this layer be read by others (FUSE passthrough, `O_NOATIME` or not) with no
@@ -146,12 +182,17 @@ impl Stack {
         }
     }
 
+    /// The number of host inode `ino` on device `dev` in `layer`.
+    pub(super) fn number(&self, layer: &Layer, dev: u64, ino: u64) -> InodeNo {
+        self.numbering.number(layer.id, layer.dev, dev, ino)
+    }
+
     /// Attributes as the mount shows them; the number is the object's own in its layer.
     pub(super) fn attr(&self, layer: &Layer, st: &Statx) -> Attr {
         let (mtime, ctime) = (time(st.stx_mtime), time(st.stx_ctime));
         let has_btime = st.stx_mask & StatxFlags::BTIME.bits() != 0;
         Attr {
-            ino: layer.number_of(st),
+            ino: self.number(layer, device(st), st.stx_ino),
             size: st.stx_size,
             blocks: st.stx_blocks,
             mode: u32::from(st.stx_mode),

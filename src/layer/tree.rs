@@ -2,8 +2,8 @@
 
 use super::dir::Dir;
 use super::error::LayerError;
-use super::number::number;
-use crate::attr::{FileType, InodeNo, LayerId};
+use super::identity::{self, LayerIdentity};
+use crate::attr::{FileType, LayerId};
 use crate::errno::{Errno, Result};
 use crate::sys::tree::PrivateTree;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,7 +56,8 @@ pub(super) struct Layer {
     pub id: LayerId,
     root: OwnedFd,
     /// The device the root lies on, as major << 32 | minor.
-    dev: u64,
+    pub dev: u64,
+    pub identity: LayerIdentity,
     /// The root is our own copy of the mount: nothing is or will be mounted inside.
     private: bool,
     /// No access through the root changes an access time.
@@ -91,13 +92,14 @@ impl Layer {
             Err(Errno::NOSYS | Errno::PERM) => Walk::NameByName,
             _ => Walk::Openat2,
         };
-        let dev = device(&stat_fd(root.as_fd())?);
+        let root_stat = stat_fd(root.as_fd())?;
         let dirents = dirent_numbers(root.as_fd());
         let lists_all_xattrs = lists_all_xattrs(root.as_fd());
         let mut layer = Layer {
             id,
             root,
-            dev,
+            dev: device(&root_stat),
+            identity: LayerIdentity::default(),
             private,
             keeps_atime,
             dirents,
@@ -106,7 +108,9 @@ impl Layer {
             root_dir: Arc::new(Dir::mount_point()),
         };
         // A root that cannot be read is an error now rather than an empty view later.
-        drop(layer.open_for_reading(layer.root.as_fd())?);
+        let readable = layer.open_for_reading(layer.root.as_fd())?;
+        layer.identity = identity::identity(readable.as_fd(), &root_stat);
+        drop(readable);
         layer.root_dir = Arc::new(Dir::of_root(&layer)?);
         Ok(layer)
     }
@@ -168,7 +172,7 @@ impl Layer {
     ///
     /// # Errors
     /// `EISDIR`, `ELOOP` and `ENXIO` for what is no regular file; the host's.
-    pub fn open_regular(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    pub fn open_regular(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(OwnedFd, Statx)> {
         super::check_name(name)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::LARGEFILE;
         if self.private {
@@ -176,16 +180,17 @@ impl Layer {
             let quick = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let open = |flags| openat(dir, name, flags, Mode::empty());
             match keeping_atime(quick, open) {
-                Ok(file) => return expect_regular(file.as_fd()).map(|()| file),
+                Ok(file) => return expect_regular(file.as_fd()).map(|st| (file, st)),
                 Err(e @ (Errno::NOENT | Errno::LOOP | Errno::MFILE)) => return Err(e),
                 Err(_) => {}
             }
         }
         let object = self.open_name(dir, name, LOOK)?;
-        expect_regular(object.as_fd())?;
+        let st = expect_regular(object.as_fd())?;
         // What was checked is what is opened: the descriptor stands for the very object.
         let path = super::xattr::proc_path(object.as_fd());
-        keeping_atime(flags, |flags| openat(CWD, &path, flags, Mode::empty()))
+        let file = keeping_atime(flags, |flags| openat(CWD, &path, flags, Mode::empty()))?;
+        Ok((file, st))
     }
 
     /// The root once more, to look at.
@@ -258,20 +263,13 @@ impl Layer {
         keeping_atime(flags, |flags| openat(dir, c".", flags, Mode::empty()))
     }
 
-    /// The number of an object with these attributes.
-    pub fn number_of(&self, st: &Statx) -> InodeNo {
-        number(self.id, self.dev, device(st), st.stx_ino)
-    }
-
-    /// The number of an object by its directory entry; `None` where that may not be what
-    /// [`Layer::number_of`] says.
-    pub fn number_of_dirent(&self, ino: u64, is_dir: bool) -> Option<InodeNo> {
-        let exact = match self.dirents {
+    /// Whether the inode number in a directory entry is the one that `stat` shows, on the root's device.
+    pub fn dirent_number_is_exact(&self, is_dir: bool) -> bool {
+        match self.dirents {
             DirentNumbers::Exact => true,
             DirentNumbers::ExactForFiles => !is_dir,
             DirentNumbers::Unreliable => false,
-        };
-        exact.then(|| number(self.id, self.dev, self.dev, ino))
+        }
     }
 
     /// For tests: behaves as on kernels and for users that cannot do better.
@@ -301,9 +299,10 @@ pub(super) fn stat_fd(fd: BorrowedFd<'_>) -> Result<Statx> {
     statx(fd, c"", STAT_FLAGS | AtFlags::EMPTY_PATH, STAT_MASK)
 }
 
-fn expect_regular(fd: BorrowedFd<'_>) -> Result<()> {
-    match FileType::from_mode(stat_fd(fd)?.stx_mode.into()) {
-        Some(FileType::Regular) => Ok(()),
+fn expect_regular(fd: BorrowedFd<'_>) -> Result<Statx> {
+    let st = stat_fd(fd)?;
+    match FileType::from_mode(st.stx_mode.into()) {
+        Some(FileType::Regular) => Ok(st),
         Some(FileType::Directory) => Err(Errno::ISDIR),
         Some(FileType::Symlink) => Err(Errno::LOOP),
         _ => Err(Errno::NXIO),
@@ -323,7 +322,8 @@ fn resolve(mounts: Mounts) -> ResolveFlags {
     }
 }
 
-fn device(st: &Statx) -> u64 {
+/// The device of an object, as major << 32 | minor.
+pub(super) fn device(st: &Statx) -> u64 {
     u64::from(st.stx_dev_major) << 32 | u64::from(st.stx_dev_minor)
 }
 

@@ -97,8 +97,8 @@ impl Overlay {
         if let Some(file) = self.lower_files.get(ino) {
             return Ok(file);
         }
-        let OpenFile { file, is_bare } = self.stack.open_file(at)?;
-        self.note_bare(ino, is_bare);
+        let OpenFile { file, no_xattrs, .. } = self.stack.open_file(at)?;
+        self.note_bare(ino, no_xattrs);
         let file = Arc::new(file);
         self.lower_files.keep(ino, file.clone());
         Ok(file)

@@ -1,6 +1,7 @@
 //! System calls that `rustix` does not carry, and the only place with `unsafe`.
 
 pub mod fallocate;
+pub mod fs_uuid;
 pub mod fuse_dev;
 pub mod map;
 pub mod mount;

@@ -139,8 +139,9 @@ fn only_regular_files_are_opened_and_only_for_reading() {
     }
     l.each_way(|s| {
         let open = |name: &str| s.open_file(&s.find(name).expect("there").at);
-        let OpenFile { file, is_bare } = open("f").expect("opened");
-        assert!(is_bare);
+        let OpenFile { file, no_xattrs, attr, key } = open("f").expect("opened");
+        let node = s.find("f").expect("there");
+        assert!(no_xattrs && attr == node.attr && key == node.key);
         assert_eq!(rustix::io::write(&file, b"x"), Err(Errno::BADF));
         assert_eq!(open("d").map(|_| ()), Err(Errno::ISDIR));
         assert_eq!(open("l").map(|_| ()), Err(Errno::LOOP));
@@ -204,4 +205,65 @@ fn wrong_directories_give_one_clear_line() {
     assert_eq!(complain(None, &[]), "lowerdir: none given");
     let many = vec![none; 40_000];
     assert_eq!(complain(None, &many), "lowerdir: 40000 directories given, 32766 is the limit");
+}
+
+#[test]
+fn hard_links_have_one_key_and_other_files_another() {
+    let l = Layers::new(2);
+    l.file(0, "a").file(0, "c").file(1, "low");
+    std::fs::hard_link(l.path(0, "a"), l.path(0, "b")).expect("linked");
+    // Also across layers: the key is the host's, not the layer's.
+    std::fs::hard_link(l.path(1, "low"), l.path(0, "high")).expect("linked");
+    let s = l.stack();
+    let key = |path: &str| s.find(path).expect("there").key;
+    assert_eq!(key("a"), key("b"));
+    assert_eq!(key("low"), key("high"));
+    assert_ne!(key("a"), key("c"));
+    let at = s.find("a").expect("there").at;
+    assert_eq!(s.stat_with_key(&at).map(|(_, key)| key), Ok(key("a")));
+}
+
+#[test]
+fn a_number_given_to_another_file_has_another_key() {
+    let l = Layers::new(1);
+    l.file(0, "f");
+    let s = l.stack();
+    let old = s.find("f").expect("there").key;
+    std::fs::remove_file(l.path(0, "f")).expect("removed");
+    l.file(0, "f");
+    let new = s.find("f").expect("there").key;
+    // The host may or may not have given the number out again.
+    assert_ne!(new, old);
+}
+
+#[test]
+fn layers_are_known_by_what_they_are() {
+    let l = Layers::new(3);
+    let of = |lowers: &[PathBuf]| {
+        let s = Stack::open(None, lowers, &IdMap::default()).expect("a stack");
+        s.identities().map(|(_, identity)| identity).collect::<Vec<_>>()
+    };
+    let all = of(&l.lowers());
+    assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
+    assert_eq!(of(&[l.path(2, ""), l.path(0, "")]), [all[2], all[0]]);
+    // The name of a layer is no part of it.
+    std::fs::rename(l.path(1, ""), l.path(7, "")).expect("renamed");
+    assert_eq!(of(&[l.path(7, "")]), [all[1]]);
+}
+
+#[test]
+fn paths_are_resolved_in_the_merged_view_of_the_layers() {
+    let l = Layers::new(2);
+    l.file(0, "d/top").file(1, "d/low").file(1, "d/sub/f").file(0, "file");
+    symlink("d", l.path(0, "link")).expect("linked");
+    let s = l.stack();
+    for path in ["", "d", "d/top", "d/low", "d/sub", "d/sub/f", "file", "link"] {
+        assert_eq!(s.resolve(path.as_bytes()).expect("resolved"), s.find(path), "{path}");
+        assert!(s.find(path).is_some());
+    }
+    for path in ["none", "d/none", "file/x", "link/top", "none/x"] {
+        assert_eq!(s.resolve(path.as_bytes()), Ok(None), "{path}");
+    }
+    assert_eq!(s.resolve(b"d//top"), Err(Errno::INVAL));
+    assert_eq!(s.resolve(b"../x"), Err(Errno::INVAL));
 }
