@@ -51,10 +51,19 @@ fn manifest() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All Rust sources of the workspace, relative to it, with their code.
+/// Rust sources of the library and the command, relative to the workspace, with their code.
 fn sources() -> Vec<(String, String)> {
+    sources_in(&["src", "cli/src"])
+}
+
+/// All Rust sources of the workspace, tests and benches included.
+fn all_sources() -> Vec<(String, String)> {
+    sources_in(&["src", "cli", "tests", "bench"])
+}
+
+fn sources_in(dirs: &[&str]) -> Vec<(String, String)> {
     let mut files = Vec::new();
-    for dir in ["src", "cli/src"] {
+    for dir in dirs {
         collect(&manifest().join(dir), &mut files);
     }
     let read = |path: PathBuf| {
@@ -221,6 +230,49 @@ fn words_stay_where_they_belong() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The conditions of `if let` and `while let` that go on with `&&`, or begin with another condition.
+fn let_chains(code: &str) -> usize {
+    let conditions = ["if ", "while "].into_iter().flat_map(|word| code.match_indices(word));
+    let is_word = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    conditions.filter(|(at, word)| is_word(*at) && is_let_chain(&code[at + word.len()..])).count()
+}
+
+/// Whether a condition, up to its `{`, has both `let` and `&&` outside of brackets.
+fn is_let_chain(condition: &str) -> bool {
+    let mut depth = 0;
+    let mut flat = String::new();
+    for c in condition.chars() {
+        match c {
+            '{' | ';' if depth == 0 => break,
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            c if depth == 0 => flat.push(c),
+            _ => {}
+        }
+        if depth < 0 {
+            break;
+        }
+    }
+    has_word(&flat, "let") && flat.contains("&&")
+}
+
+#[test]
+fn no_let_chains_which_need_a_newer_rust_than_the_oldest_promised() {
+    let manifest = include_str!("../Cargo.toml");
+    assert!(
+        manifest.contains("\nrust-version = \"1.85\"\n"),
+        "1.88 has let chains: drop this test"
+    );
+    let chains = |(path, code): (String, String)| (let_chains(&code) > 0).then_some(path);
+    let wrong: Vec<_> = all_sources().into_iter().filter_map(chains).collect();
+    assert!(wrong.is_empty(), "let chains need Rust 1.88: {}", wrong.join(", "));
+
+    assert_eq!(let_chains("if let Some(a) = b && c { }"), 1);
+    assert_eq!(let_chains("while a && let Some(b) = c(|x| { y }) { }"), 1);
+    assert_eq!(let_chains("if let Some(a) = b(|c| c && d) { e && f }"), 0);
+    assert_eq!(let_chains("match a { b if c && d => { let e = f; } }"), 0);
 }
 
 #[test]

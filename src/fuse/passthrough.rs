@@ -187,10 +187,8 @@ impl Files {
     pub fn created(&self, ino: InodeNo) -> Opened {
         let mut table = self.table.lock();
         self.drop_kept(&mut table, ino);
-        if let Some(opens) = table.opens.get(&ino)
-            && opens.how.through.is_some()
-            && !table.fresh.contains_key(&ino)
-        {
+        let through = table.opens.get(&ino).is_some_and(|opens| opens.how.through.is_some());
+        if through && !table.fresh.contains_key(&ino) {
             self.retire(&mut table, ino);
         }
         let node = table.fresh.get(&ino).copied().unwrap_or(ino);

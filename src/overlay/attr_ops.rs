@@ -63,11 +63,10 @@ impl Overlay {
         let strips = new_owner
             || set.kill_suidgid && set.size.is_some()
             || self.is_chown_of_nothing(ino, set, caller)?;
-        if !strips
-            && set.is_of_times()
-            && let Some(attr) = self.set_times_of_unlinked(ino, set)?
-        {
-            return Ok(attr);
+        if !strips && set.is_of_times() {
+            if let Some(attr) = self.set_times_of_unlinked(ino, set)? {
+                return Ok(attr);
+            }
         }
         let in_group = !strips || self.counts_as_in_group(ino, caller)?;
         let prepared = self.prepare(ino)?;

@@ -117,10 +117,8 @@ impl State {
         });
         node.lookups.fetch_add(1, Ordering::Relaxed);
         node.parent = parent;
-        if let Some(lower) = lower
-            && node.lower.is_none()
-        {
-            node.lower = Some(Box::new(lower));
+        if node.lower.is_none() {
+            node.lower = lower.map(Box::new);
         }
     }
 }

@@ -124,10 +124,10 @@ impl Overlay {
     /// Gives back what many frees of the last moment left, so that a checkpoint finds room ahead.
     pub(super) fn settle(&self) {
         let much = self.store.pending_blocks() > MUCH_PENDING;
-        if let Some(log) = self.state.write().log.as_mut().filter(|_| much)
-            && let Err(err) = log.squeeze()
-        {
-            tracing::warn!(%err, "cannot give freed blocks back");
+        if let Some(log) = self.state.write().log.as_mut().filter(|_| much) {
+            if let Err(err) = log.squeeze() {
+                tracing::warn!(%err, "cannot give freed blocks back");
+            }
         }
     }
 

@@ -13,18 +13,20 @@ fn writes(flags: u32) -> bool {
 impl Overlay {
     /// A descriptor with these flags came to be; [`Overlay::release`] ends it.
     pub(super) fn count_writer(&self, ino: InodeNo, flags: u32) {
-        if writes(flags)
-            && let Some(node) = self.state.read().nodes.get(&ino)
-        {
+        if !writes(flags) {
+            return;
+        }
+        if let Some(node) = self.state.read().nodes.get(&ino) {
             node.writers.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// The last user of a descriptor, mappings included, is gone, and has written what it had.
     pub fn release(&self, ino: InodeNo, flags: u32) {
-        if writes(flags)
-            && let Some(node) = self.state.read().nodes.get(&ino)
-        {
+        if !writes(flags) {
+            return;
+        }
+        if let Some(node) = self.state.read().nodes.get(&ino) {
             let one_less = |writers: u32| writers.checked_sub(1);
             if node.writers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
                 tracing::debug!(ino = ino.0, "more writers ended than began");

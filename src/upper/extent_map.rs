@@ -222,15 +222,13 @@ impl ExtentMap {
         let runs = self.many();
         runs.data += run.data_blocks();
         let map = &mut runs.map;
-        if let Some((start, prev)) = map.range(..at).next_back().map(|(s, r)| (*s, *r))
-            && start + prev.len == at
-            && prev.is_continued_by(run)
-        {
+        let prev = map.range(..at).next_back().map(|(s, r)| (*s, *r));
+        let joins = |(s, r): &(FileBlock, Run)| *s + r.len == at && r.is_continued_by(run);
+        if let Some((start, prev)) = prev.filter(joins) {
             (at, run) = (start, Run { len: prev.len + run.len, ..prev });
         }
-        if let Some(next) = map.get(&(at + run.len)).copied()
-            && run.is_continued_by(next)
-        {
+        let next = map.get(&(at + run.len)).copied();
+        if let Some(next) = next.filter(|next| run.is_continued_by(*next)) {
             map.remove(&(at + run.len));
             run.len += next.len;
         }

@@ -250,10 +250,11 @@ impl Tree {
             Some(Dentry::Inode { ino, .. }) => tree.get(ino).is_some_and(Inode::is_dir),
             _ => false,
         };
-        if let Some(Dentry::Inode { ino, .. }) = dentry
-            && !self.contains(ino)
-        {
-            return Err(Broken("an entry for an unknown inode", ino));
+        match dentry {
+            Some(Dentry::Inode { ino, .. }) if !self.contains(ino) => {
+                return Err(Broken("an entry for an unknown inode", ino));
+            }
+            _ => {}
         }
         let gains = is_dir(self, dentry);
         let loses = is_dir(self, self.dentry(parent, name));
