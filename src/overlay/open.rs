@@ -153,9 +153,9 @@ impl Overlay {
     /// disk, where that was promised), the filestore is not marked clean, and every change is EIO from now on.
     ///
     /// # Errors
-    /// EPERM without CAP_SYS_ADMIN; nothing has happened then.
+    /// EPERM without CAP_SYS_ADMIN in the user namespace of the mount; nothing has happened then.
     pub fn shut_down(&self, caller: &Caller) -> Result<(), Errno> {
-        if !caller.is_administrator() {
+        if !caller.administers_mount() {
             return Err(Errno::PERM);
         }
         let log = {

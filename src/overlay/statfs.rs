@@ -63,10 +63,10 @@ impl Overlay {
     /// how much of it is free, in bytes: all of that is the host's then.
     ///
     /// # Errors
-    /// EPERM without CAP_SYS_ADMIN, EROFS without an upper, EINVAL for a range beyond the end, or
+    /// EPERM without CAP_SYS_ADMIN in the user namespace of the mount, EROFS without an upper, EINVAL for a range beyond the end, or
     /// where `len` is less than a block or `minlen` more than there is; what the host says.
     pub fn trim(&self, start: u64, len: u64, minlen: u64, caller: &Caller) -> Result<u64> {
-        if !caller.is_administrator() {
+        if !caller.administers_mount() {
             return Err(Errno::PERM);
         }
         self.writable()?;

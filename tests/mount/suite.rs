@@ -5,6 +5,7 @@
 mod accounting;
 mod bad_input;
 mod big_directory;
+mod callers;
 mod coherence;
 mod command_line;
 mod copy_up;
@@ -16,7 +17,6 @@ mod kill;
 mod layers;
 mod locks;
 mod names;
-
 mod passthrough;
 mod peers;
 mod permissions;
