@@ -8,7 +8,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`errno`], [`attr`], [`block`], [`config`] | vocabulary: leaves that everything may use |
+//! | [`errno`], [`attr`], [`block`], [`name`], [`posix_acl`], [`config`] | vocabulary: leaves that everything may use |
 //! | [`sys`] | system calls; the only place with `unsafe` |
 //! | [`filestore`] | one sparse host file: blocks, extents, holes, usage; knows no inode |
 //! | [`journal`] | the record codec and the log that lives in the filestore |
@@ -30,7 +30,9 @@ pub mod filestore;
 pub mod fuse;
 pub mod journal;
 pub mod layer;
+pub mod name;
 pub mod overlay;
+pub mod posix_acl;
 pub mod sys;
 pub mod upper;
 

@@ -15,7 +15,7 @@ use crate::fuse::listings::Listings;
 use crate::fuse::notify::Notifier;
 use crate::fuse::passthrough::{Files, Opened};
 use crate::fuse::reply::{self, Payload, Validity};
-use crate::overlay::{Entry, FallocateMode, Overlay, Whence, Writer};
+use crate::overlay::{Entry, FallocateMode, Overlay, RenameFlags, Whence, Writer};
 
 /// Counters are indexed by opcode; higher ones share the last.
 const COUNTERS: usize = 64;
@@ -223,6 +223,7 @@ impl Dispatcher {
             Operation::Unlink { name } => overlay.unlink(ino, name),
             Operation::Rmdir { name } => overlay.rmdir(ino, name),
             Operation::Rename { name, new_parent, new_name, flags } => {
+                let flags = RenameFlags::from_bits(flags)?;
                 overlay.rename(ino, name, new_parent, new_name, flags, caller)
             }
             // The request's node is the new directory.

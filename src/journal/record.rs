@@ -5,7 +5,7 @@
 //! strings behind their length (u16 for names and paths in records, u32 for values). `doc/FORMAT.md`
 //! is the specification. Decoding takes hostile bytes: it never panics and never reads past the end.
 
-use crate::attr::{InodeNo, LayerId, Time};
+use crate::attr::{FileType, InodeNo, LayerId, Time};
 use crate::block::{FileBlock, StoreBlock};
 
 /// Attributes as the journal keeps them: an after-image, so that replaying twice does no harm.
@@ -22,6 +22,13 @@ pub struct InodeImage {
     pub mtime: Time,
     pub ctime: Time,
     pub btime: Time,
+}
+
+impl InodeImage {
+    /// Whether this is a directory.
+    pub fn is_dir(&self) -> bool {
+        FileType::from_mode(self.mode) == Some(FileType::Directory)
+    }
 }
 
 /// One change of the upper tree. Block numbers are in filestore blocks (4 KiB).
@@ -212,6 +219,9 @@ impl<'a> Record<'a> {
     }
 
     /// Takes one record off the front of `bytes`.
+    ///
+    /// # Errors
+    /// [`Malformed`]; `bytes` is as it was then.
     pub fn decode(bytes: &mut &'a [u8]) -> Result<Record<'a>, Malformed> {
         let mut r = Reader(bytes);
         let record = r.record()?;

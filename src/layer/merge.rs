@@ -69,7 +69,7 @@ impl Stack {
     /// `EINVAL` and `ENAMETOOLONG` for what is no name; `ESTALE` where one of `dirs` is gone; `EIO`
     /// for a directory whose redirect mark is malformed; the host's.
     pub fn lookup(&self, dirs: &[LowerPath], name: &[u8]) -> Result<Option<LowerNode>> {
-        super::check_name(name)?;
+        crate::name::check_name(name)?;
         let mut found = Found::default();
         let mut name = Cow::Borrowed(name);
         for (i, parent) in dirs.iter().enumerate() {

@@ -33,20 +33,3 @@ pub use identity::LayerIdentity;
 pub use listing::{Entry, Listing};
 pub use object::OpenFile;
 pub use stack::{FileKey, LowerNode, Stack};
-
-use crate::errno::{Errno, Result};
-
-/// Bytes in a file name.
-const NAME_MAX: usize = 255;
-
-/// Is `name` a name that a directory can have?
-///
-/// # Errors
-/// `ENAMETOOLONG` beyond 255 bytes, `EINVAL` for what is no name at all.
-fn check_name(name: &[u8]) -> Result<()> {
-    if name.len() > NAME_MAX {
-        return Err(Errno::NAMETOOLONG);
-    }
-    let bad = matches!(name, b"" | b"." | b"..") || name.iter().any(|&b| b == b'/' || b == 0);
-    if bad { Err(Errno::INVAL) } else { Ok(()) }
-}

@@ -7,10 +7,9 @@ use super::whiteout::{host_xattr, shown_xattr, split_names};
 use super::xattr;
 use crate::attr::{Attr, FileType, LayerId, LowerPath};
 use crate::errno::{Errno, Result};
+use crate::posix_acl;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::readlinkat;
-
-const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// A regular file, open for reading.
 #[derive(Debug)]
@@ -135,7 +134,7 @@ impl Stack {
     }
 
     fn shown_value(&self, name: &[u8], mut value: Vec<u8>) -> Vec<u8> {
-        if ACLS.contains(&name) {
+        if [posix_acl::ACCESS, posix_acl::DEFAULT].contains(&name) {
             self.owners.translate_acl(&mut value);
         }
         value

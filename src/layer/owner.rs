@@ -1,16 +1,10 @@
 //! Owners as the mount shows them: the host's ids through the id mapping.
 
 use crate::config::{IdMap, IdRange};
+use crate::posix_acl;
 
 /// What an id outside every range is shown as (the kernel's overflow id).
 const NOBODY: u32 = 65534;
-
-/// Tags of ACL entries that carry an id (`ACL_USER`, `ACL_GROUP`).
-const ACL_USER: u16 = 0x02;
-const ACL_GROUP: u16 = 0x08;
-/// `struct posix_acl_xattr_header` and `_entry`: a u32 version; u16 tag, u16 perm, u32 id.
-const ACL_HEADER: usize = 4;
-const ACL_ENTRY: usize = 8;
 
 /// Translates ids from the host's disk into the mount's.
 #[derive(Debug)]
@@ -32,16 +26,7 @@ impl Owners {
     /// Translates the ids inside the value of a `system.posix_acl_*` attribute. Ranges apply,
     /// squashing does not: it would make several entries for one id.
     pub fn translate_acl(&self, value: &mut [u8]) {
-        let Some((_, entries)) = value.split_at_mut_checked(ACL_HEADER) else { return };
-        for entry in entries.chunks_exact_mut(ACL_ENTRY) {
-            let ranges = match u16::from_le_bytes([entry[0], entry[1]]) {
-                ACL_USER => &self.0.uid,
-                ACL_GROUP => &self.0.gid,
-                _ => continue,
-            };
-            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-            entry[4..].copy_from_slice(&shown(ranges, id).to_le_bytes());
-        }
+        posix_acl::map_ids(value, |id| shown(&self.0.uid, id), |id| shown(&self.0.gid, id));
     }
 }
 
@@ -97,21 +82,15 @@ mod tests {
     }
 
     #[test]
-    fn ids_in_acls_are_translated_and_hostile_acls_left_alone() {
+    fn ids_in_acls_are_translated() {
+        use posix_acl::{Entry, Tag, encode};
         let owners = Owners::new(&map());
-        let entry = |tag: u16, id: u32| {
-            [&tag.to_le_bytes()[..], &7u16.to_le_bytes(), &id.to_le_bytes()].concat()
-        };
         let acl = |user, group| {
-            [2u32.to_le_bytes().to_vec(), entry(ACL_USER, user), entry(ACL_GROUP, group)].concat()
+            let entry = |tag, id| Entry { tag, perm: 7, id };
+            encode(&[entry(Tag::USER, user), entry(Tag::GROUP, group)])
         };
         let mut value = acl(1000, 1000);
         owners.translate_acl(&mut value);
         assert_eq!(value, acl(0, 1000));
-        for len in 0..value.len() {
-            let mut cut = value[..len].to_vec();
-            owners.translate_acl(&mut cut);
-            assert_eq!(cut.len(), len);
-        }
     }
 }

@@ -130,7 +130,7 @@ impl Layer {
     /// The host's; `ELOOP` or `ENOTDIR` where a symbolic link stands in the way; `EXDEV` at a mount
     /// point; `EINVAL` for a path with empty, `.` or `..` components.
     pub fn open_path(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
-        path.split(|&b| b == b'/').try_for_each(super::check_name)?;
+        path.split(|&b| b == b'/').try_for_each(crate::name::check_name)?;
         let mut dir: Option<OwnedFd> = None;
         let mut rest = path;
         loop {
@@ -149,7 +149,7 @@ impl Layer {
     /// # Errors
     /// `EINVAL` for what is no name; the host's.
     pub fn open_name(&self, dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
-        super::check_name(name)?;
+        crate::name::check_name(name)?;
         self.open_step(dir, name, flags, Mounts::Enter)
     }
 
@@ -158,7 +158,7 @@ impl Layer {
     /// # Errors
     /// `EXDEV` at a mount point; the host's.
     pub fn open_dir(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
-        super::check_name(name)?;
+        crate::name::check_name(name)?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY;
         match self.open_step(dir, name, directory, Mounts::Refuse) {
             Err(Errno::ACCESS) => {
@@ -173,7 +173,7 @@ impl Layer {
     /// # Errors
     /// `EISDIR`, `ELOOP` and `ENXIO` for what is no regular file; the host's.
     pub fn open_regular(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(OwnedFd, Statx)> {
-        super::check_name(name)?;
+        crate::name::check_name(name)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::LARGEFILE;
         if self.private {
             // Opening does no harm here, whatever it is: our copy of the mount has no devices.
@@ -232,7 +232,7 @@ impl Layer {
     /// # Errors
     /// `EINVAL` for what is no name (`..` would lead out); the host's.
     pub fn stat_name(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>> {
-        super::check_name(name)?;
+        crate::name::check_name(name)?;
         let found = if self.private {
             // One name, not followed, with nothing mounted anywhere: as safe as opening it.
             statx(dir, name, STAT_FLAGS, STAT_MASK)

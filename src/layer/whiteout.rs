@@ -15,7 +15,7 @@
 //! As in the kernel, a mark that was meant for an overlay inside an overlay has one more
 //! `overlay.` in its name, which is taken off when it is shown.
 
-use super::NAME_MAX;
+use crate::name::NAME_MAX;
 use std::borrow::Cow;
 
 /// The mark inside a directory that hides everything below it.
@@ -73,7 +73,7 @@ pub(super) enum Redirect {
 
 impl Redirect {
     fn parse(value: &[u8]) -> Redirect {
-        let ordinary = |name: &[u8]| super::check_name(name).is_ok();
+        let ordinary = |name: &[u8]| crate::name::check_name(name).is_ok();
         match value.strip_prefix(b"/") {
             Some(path) if path.split(|&b| b == b'/').all(ordinary) => {
                 Redirect::Absolute(path.to_vec())

@@ -89,14 +89,10 @@ impl Overlay {
         }
         change(&mut image, set, tx.now);
         tx.put(Record::Inode { ino, image });
-        let xattr = |name: &[u8]| match (tx.inode(ino), &prepared) {
-            (Some(inode), _) => inode.xattr(name).map(Vec::from),
-            (None, Some(raised)) => raised.xattr(name).map(Vec::from),
-            (None, None) => None,
-        };
-        let loses_capability = (new_owner || set.size.is_some()) && xattr(CAPABILITY).is_some();
+        let loses_capability =
+            (new_owner || set.size.is_some()) && tx.xattr(ino, CAPABILITY).is_some();
         let new_acl = match set.mode {
-            Some(_) => xattr(acl::ACCESS).and_then(|own| acl::chmod(&own, image.mode)),
+            Some(_) => tx.xattr(ino, acl::ACCESS).and_then(|own| acl::chmod(own, image.mode)),
             None => None,
         };
         if loses_capability {

@@ -1,11 +1,12 @@
 //! Making inodes and giving them names: mknod, mkdir, symlink, create, tmpfile, link.
 
-use super::lookup::{check_name, enter};
+use super::lookup::enter;
 use super::{Entry, Overlay, acl};
 use crate::attr::{Caller, FileType, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::{InodeImage, Record};
+use crate::name::check_name;
 use crate::upper::Dentry;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +23,11 @@ struct NewInode<'a> {
 const S_ISGID: u32 = 0o2000;
 
 impl Overlay {
+    /// Makes a file that is neither a directory nor a symbolic link. `mode` has the type.
+    ///
+    /// # Errors
+    /// `EEXIST`; `ENOENT` where the parent was removed; `EINVAL` for another type; `EROFS`, `ENOSPC`, `EIO`; what the
+    /// host says of a layer.
     pub fn mknod(
         &self,
         parent: InodeNo,
@@ -39,6 +45,10 @@ impl Overlay {
         self.make(parent, Some(name), NewInode { mode, rdev, umask, target: b"", caller })
     }
 
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// As [`Overlay::mknod`].
     pub fn mkdir(
         &self,
         parent: InodeNo,
@@ -51,6 +61,10 @@ impl Overlay {
         self.make(parent, Some(name), NewInode { mode, rdev: 0, umask, target: b"", caller })
     }
 
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// `ENOENT` for an empty target, `ENAMETOOLONG` for one beyond 4095 bytes; otherwise as [`Overlay::mknod`].
     pub fn symlink(
         &self,
         parent: InodeNo,
@@ -70,6 +84,9 @@ impl Overlay {
     }
 
     /// Makes a regular file; the kernel holds it open with the given open flags.
+    ///
+    /// # Errors
+    /// As [`Overlay::mknod`].
     pub fn create(
         &self,
         parent: InodeNo,
@@ -87,6 +104,9 @@ impl Overlay {
     }
 
     /// A regular file without a name (O_TMPFILE), which `link` may give one.
+    ///
+    /// # Errors
+    /// As [`Overlay::mknod`], but `EEXIST`.
     pub fn tmpfile(
         &self,
         parent: InodeNo,
@@ -132,10 +152,7 @@ impl Overlay {
         if dir.nlink == 0 {
             return Err(Errno::NOENT);
         }
-        let default_acl = match tx.inode(parent) {
-            Some(inode) => inode.xattr(acl::DEFAULT).map(Vec::from),
-            None => raised.as_ref().and_then(|r| r.xattr(acl::DEFAULT)).map(Vec::from),
-        };
+        let default_acl = tx.xattr(parent, acl::DEFAULT).map(Vec::from);
         let ino = tx.new_number()?;
         let (image, inherited) =
             new_image(new, &dir, default_acl.as_deref(), name.is_some(), tx.now);
@@ -155,6 +172,9 @@ impl Overlay {
     }
 
     /// Gives an inode one more name.
+    ///
+    /// # Errors
+    /// `EPERM` for a directory, `EMLINK`; otherwise as [`Overlay::mknod`].
     pub fn link(&self, ino: InodeNo, new_parent: InodeNo, new_name: &OsStr) -> Result<Entry> {
         let name = new_name.as_bytes();
         check_name(name)?;

@@ -7,6 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::Record;
 use crate::layer::Listing;
+use crate::name::check_name;
 use crate::upper::{Dentry, Inode};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -25,6 +26,10 @@ const MISSES_BEFORE_LISTING: u16 = 16;
 impl Overlay {
     /// The inode under `name`; `None` where there is none (which the kernel may remember: nobody
     /// else changes this tree).
+    ///
+    /// # Errors
+    /// `EINVAL` and `ENAMETOOLONG` for what is no name, `ENOTDIR`, `ESTALE` for a parent that the kernel has
+    /// forgotten; what the host says of a layer.
     pub fn lookup(&self, parent: InodeNo, name: &OsStr) -> Result<Option<Entry>> {
         let name = name.as_bytes();
         check_name(name)?;
@@ -69,7 +74,7 @@ impl Overlay {
     /// a journal that cannot take the record does no harm.
     fn drop_orphan(&self, ino: InodeNo) {
         let Ok(mut tx) = self.begin() else { return };
-        if tx.st().nodes.contains_key(&ino) || tx.inode(ino).is_none_or(|i| i.image().nlink > 0) {
+        if tx.st().nodes.contains_key(&ino) || tx.image(ino).is_none_or(|image| image.nlink > 0) {
             return;
         }
         tx.put(Record::Drop { ino });
@@ -160,17 +165,6 @@ pub(super) fn enter(
     }
     st.remember(ino, parent, lower);
     Ok(Entry { attr: st.attr(ino)? })
-}
-
-/// EINVAL or ENAMETOOLONG for what is no single component.
-pub(super) fn check_name(name: &[u8]) -> Result<()> {
-    if name.len() > 255 {
-        return Err(Errno::NAMETOOLONG);
-    }
-    if matches!(name, b"" | b"." | b"..") || name.iter().any(|b| matches!(b, b'/' | 0)) {
-        return Err(Errno::INVAL);
-    }
-    Ok(())
 }
 
 /// Whether a directory shows no entry: all that the lowers list is whited out, and nothing was added.

@@ -39,6 +39,7 @@ pub use lookup::Entry;
 pub use open::{OpenError, ReplayError};
 pub(crate) use open::{apply_all, drop_orphans, mark_extents};
 pub use readdir::DirEntry;
+pub use rename::RenameFlags;
 pub use space::{FallocateMode, Whence};
 pub use statfs::{StatFs, Usage};
 pub use write::Writer;
@@ -52,7 +53,7 @@ use lower_files::LowerFiles;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use state::State;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use upkeep::Upkeep;
 
@@ -77,6 +78,8 @@ pub struct Overlay {
     durability: Durability,
     /// No upper: every change is EROFS.
     read_only: bool,
+    /// Set once by [`Overlay::fail_read_only`].
+    failed: AtomicBool,
     upkeep: Upkeep,
     /// The upperdir, while mounted. Its lock is taken alone.
     claim: Mutex<Option<Claim>>,
@@ -92,8 +95,18 @@ impl Overlay {
         self.durability == Durability::Full
     }
 
+    /// `EROFS` where nothing can be changed.
     fn writable(&self) -> Result<()> {
-        if self.read_only { Err(Errno::ROFS) } else { Ok(()) }
+        let failed = self.failed.load(Ordering::Relaxed);
+        if self.read_only || failed { Err(Errno::ROFS) } else { Ok(()) }
+    }
+
+    /// Makes the mount read-only for good, because changes can no longer be kept as promised. The first call
+    /// logs the reason; later ones do nothing. Takes no lock.
+    pub(crate) fn fail_read_only(&self, reason: &str) {
+        if !self.failed.swap(true, Ordering::Relaxed) {
+            tracing::error!(reason, "the mount is read-only from now on");
+        }
     }
 
     /// Does `op`, which changes nothing when it fails; again for a moment where there is no room and

@@ -18,7 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Why a view could not be opened. Displays as one line that says what to do.
 #[derive(Debug)]
@@ -129,6 +129,7 @@ impl Overlay {
             log: Some(log),
             spare_frame: Vec::new(),
             spare_freed: Vec::new(),
+            unreplayable: false,
             unsynced_since: None,
         };
         state.remember(InodeNo::ROOT, InodeNo::ROOT, Some(root.into()));
@@ -141,6 +142,7 @@ impl Overlay {
             inode_limit: AtomicU64::new(config.inode_limit.unwrap_or(0)),
             durability: config.durability,
             read_only: config.upper.is_none(),
+            failed: AtomicBool::new(false),
             upkeep: Upkeep::default(),
             claim: Mutex::new(claim),
         });

@@ -19,10 +19,6 @@ pub(super) struct Raised {
 }
 
 impl Raised {
-    pub fn xattr(&self, name: &[u8]) -> Option<&[u8]> {
-        self.xattrs.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_slice())
-    }
-
     /// The records that make the inode one of the upper.
     pub fn records(&self, ino: InodeNo, image: InodeImage, mut put: impl FnMut(Record<'_>)) {
         put(Record::Inode { ino, image });

@@ -1,14 +1,15 @@
 //! unlink and rmdir.
 
 use super::Overlay;
-use super::lookup::{check_name, is_empty};
+use super::lookup::is_empty;
 use super::state::Lower;
 use super::txn::Txn;
-use crate::attr::{FileType, InodeNo, Time};
+use crate::attr::{InodeNo, Time};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::Record;
 use crate::layer::Listing;
+use crate::name::check_name;
 use crate::upper::Dentry;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -31,10 +32,15 @@ pub(super) struct Probed {
 }
 
 impl Overlay {
+    /// # Errors
+    /// `ENOENT`, and `EISDIR` for a directory; `EROFS`, `ENOSPC`, `EIO`; what the host says of a layer.
     pub fn unlink(&self, parent: InodeNo, name: &OsStr) -> Result<()> {
         self.remove(parent, name.as_bytes(), false)
     }
 
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, and `ENOTEMPTY` where the merged view shows a name in it; otherwise as
+    /// [`Overlay::unlink`].
     pub fn rmdir(&self, parent: InodeNo, name: &OsStr) -> Result<()> {
         self.remove(parent, name.as_bytes(), true)
     }
@@ -50,7 +56,7 @@ impl Overlay {
             (false, true) => return Err(Errno::ISDIR),
             _ => {}
         }
-        if target.is_dir && !is_empty(tx.inode(target.ino), probed.listing.as_deref()) {
+        if target.is_dir && !is_empty(tx.committed(target.ino), probed.listing.as_deref()) {
             return Err(Errno::NOTEMPTY);
         }
         tx.raise(parent, &raised_parent)?;
@@ -125,8 +131,8 @@ pub(super) fn target(
         (Some(Dentry::Inode { ino, covers }), _) => (ino, covers),
         (None, Some(lower)) => (lower.attr.ino, true),
     };
-    let is_dir = match (tx.inode(ino), &probed.lower) {
-        (Some(inode), _) => inode.is_dir(),
+    let is_dir = match (tx.image(ino), &probed.lower) {
+        (Some(image), _) => image.is_dir(),
         (None, Some(lower)) => lower.attr.is_dir(),
         (None, None) => return Err(Errno::STALE),
     };
@@ -141,10 +147,7 @@ pub(super) fn unlink_inode(tx: &mut Txn<'_>, target: &Target, probed: &Probed) -
         return Ok(true);
     }
     let mut image = tx.raise(ino, &probed.raised)?;
-    image.nlink = match FileType::from_mode(image.mode) {
-        Some(FileType::Directory) => 0,
-        _ => image.nlink.saturating_sub(1),
-    };
+    image.nlink = if image.is_dir() { 0 } else { image.nlink.saturating_sub(1) };
     image.ctime = tx.now;
     tx.put(Record::Inode { ino, image });
     let held = tx.st().nodes.contains_key(&ino);

@@ -2,20 +2,53 @@
 //! its inode, so this is one entry less here and one more there, whatever the directory holds.
 
 use super::Overlay;
-use super::lookup::{check_name, is_empty};
+use super::lookup::is_empty;
 use super::remove::{Probed, Target, note_unlinked, target, unlink_inode};
 use super::txn::Txn;
 use crate::attr::{Caller, FileType, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::{InodeImage, Record};
+use crate::name::check_name;
 use crate::upper::Dentry;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-const NOREPLACE: u32 = 1;
-const EXCHANGE: u32 = 2;
-const WHITEOUT: u32 = 4;
+/// What renameat2(2) is asked for: a valid combination of its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameFlags {
+    /// RENAME_EXCHANGE.
+    Exchange,
+    Move {
+        /// RENAME_NOREPLACE.
+        no_replace: bool,
+        /// RENAME_WHITEOUT.
+        leave_whiteout: bool,
+    },
+}
+
+impl RenameFlags {
+    /// rename(2).
+    pub const PLAIN: RenameFlags = RenameFlags::Move { no_replace: false, leave_whiteout: false };
+
+    /// From the bits of renameat2(2).
+    ///
+    /// # Errors
+    /// `EINVAL` for unknown flags and for RENAME_EXCHANGE with another flag.
+    pub fn from_bits(bits: u32) -> Result<RenameFlags> {
+        use rustix::fs::RenameFlags as Bits;
+        const MOVE: Bits = Bits::NOREPLACE.union(Bits::WHITEOUT);
+        let has = |flag: Bits| bits & flag.bits() != 0;
+        if bits == Bits::EXCHANGE.bits() {
+            return Ok(RenameFlags::Exchange);
+        }
+        if bits & !MOVE.bits() != 0 {
+            return Err(Errno::INVAL);
+        }
+        let (no_replace, leave_whiteout) = (has(Bits::NOREPLACE), has(Bits::WHITEOUT));
+        Ok(RenameFlags::Move { no_replace, leave_whiteout })
+    }
+}
 
 /// One side of a rename.
 struct Side<'a> {
@@ -25,25 +58,23 @@ struct Side<'a> {
 }
 
 impl Overlay {
-    /// `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT (renameat2(2)).
+    /// renameat2(2).
+    ///
+    /// # Errors
+    /// As renameat2(2), but what the kernel has checked (permissions, a directory moved below itself).
     pub fn rename(
         &self,
         parent: InodeNo,
         name: &OsStr,
         new_parent: InodeNo,
         new_name: &OsStr,
-        flags: u32,
+        flags: RenameFlags,
         caller: &Caller,
     ) -> Result<()> {
-        if flags & !(NOREPLACE | EXCHANGE | WHITEOUT) != 0
-            || flags & EXCHANGE != 0 && flags & (NOREPLACE | WHITEOUT) != 0
-        {
-            return Err(Errno::INVAL);
-        }
         let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
         check_name(name)?;
         check_name(new_name)?;
-        let exchange = flags & EXCHANGE != 0;
+        let exchange = flags == RenameFlags::Exchange;
         let from = Side { parent, name, probed: self.probe_target(parent, name, true)? };
         let to = Side {
             parent: new_parent,
@@ -54,7 +85,7 @@ impl Overlay {
         let mut tx = self.begin()?;
         let source = target(&mut tx, parent, name, &from.probed)?.ok_or(Errno::NOENT)?;
         let victim = target(&mut tx, new_parent, new_name, &to.probed)?;
-        if flags & NOREPLACE != 0 && victim.is_some() {
+        if matches!(flags, RenameFlags::Move { no_replace: true, .. }) && victim.is_some() {
             return Err(Errno::EXIST);
         }
         if (parent, name) == (new_parent, new_name)
@@ -66,15 +97,15 @@ impl Overlay {
         if parent != new_parent && tx.raise(new_parent, &raised_parents.1)?.nlink == 0 {
             return Err(Errno::NOENT);
         }
-        let image = tx.raise(source.ino, &from.probed.raised)?;
-        let gone = match (exchange, &victim) {
-            (true, Some(victim)) => {
-                swap(&mut tx, &from, &source, &to, victim, image).map(|()| false)
+        tx.raise(source.ino, &from.probed.raised)?;
+        let gone = match (flags, &victim) {
+            (RenameFlags::Exchange, Some(victim)) => {
+                swap(&mut tx, &from, &source, &to, victim).map(|()| false)
             }
-            (true, None) => Err(Errno::NOENT),
-            (false, victim) => {
-                let whiteout = (flags & WHITEOUT != 0).then_some(caller);
-                displace(&mut tx, &from, &source, &to, victim.as_ref(), image, whiteout)
+            (RenameFlags::Exchange, None) => Err(Errno::NOENT),
+            (RenameFlags::Move { leave_whiteout, .. }, victim) => {
+                let whiteout = leave_whiteout.then_some(caller);
+                displace(&mut tx, &from, &source, &to, victim.as_ref(), whiteout)
             }
         }?;
         tx.touch(parent);
@@ -99,7 +130,6 @@ fn displace(
     source: &Target,
     to: &Side<'_>,
     victim: Option<&Target>,
-    image: InodeImage,
     whiteout: Option<&Caller>,
 ) -> Result<bool> {
     if let Some(victim) = victim {
@@ -108,7 +138,7 @@ fn displace(
             (false, true) => return Err(Errno::ISDIR),
             _ => {}
         }
-        if victim.is_dir && !is_empty(tx.inode(victim.ino), to.probed.listing.as_deref()) {
+        if victim.is_dir && !is_empty(tx.committed(victim.ino), to.probed.listing.as_deref()) {
             return Err(Errno::NOTEMPTY);
         }
     }
@@ -126,7 +156,7 @@ fn displace(
         }),
         None => tx.remove_entry(from.parent, from.name, source.covers),
     }
-    place(tx, source.ino, image, to, covers);
+    place(tx, source.ino, to, covers)?;
     // Last: as long as it has its entry, the tree must know what that counts as.
     match victim {
         Some(victim) => unlink_inode(tx, victim, &to.probed),
@@ -140,21 +170,22 @@ fn swap(
     source: &Target,
     to: &Side<'_>,
     victim: &Target,
-    image: InodeImage,
 ) -> Result<()> {
-    let victim_image = tx.raise(victim.ino, &to.probed.raised)?;
-    place(tx, source.ino, image, to, victim.covers);
-    place(tx, victim.ino, victim_image, from, source.covers);
+    tx.raise(victim.ino, &to.probed.raised)?;
+    place(tx, source.ino, to, victim.covers)?;
+    place(tx, victim.ino, from, source.covers)?;
     if let Some(node) = tx.st().nodes.get_mut(&victim.ino) {
         node.parent = from.parent;
     }
     Ok(())
 }
 
-fn place(tx: &mut Txn<'_>, ino: InodeNo, mut image: InodeImage, at: &Side<'_>, covers: bool) {
-    image.ctime = tx.now;
-    tx.put(Record::Inode { ino, image });
+/// Gives an inode of the upper the name of `at`.
+fn place(tx: &mut Txn<'_>, ino: InodeNo, at: &Side<'_>, covers: bool) -> Result<()> {
+    let image = tx.image(ino).ok_or(Errno::STALE)?;
+    tx.put(Record::Inode { ino, image: InodeImage { ctime: tx.now, ..image } });
     tx.put(Record::Link { parent: at.parent, ino, covers, name: at.name });
+    Ok(())
 }
 
 /// What RENAME_WHITEOUT leaves: a character device 0:0, which a union mount on top of this one reads
@@ -176,4 +207,29 @@ fn leave_whiteout(tx: &mut Txn<'_>, caller: &Caller) -> Result<InodeNo> {
     };
     tx.put(Record::Inode { ino, image });
     Ok(ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_checked() {
+        let moved =
+            |no_replace, leave_whiteout| Ok(RenameFlags::Move { no_replace, leave_whiteout });
+        let want = [
+            Ok(RenameFlags::PLAIN),
+            moved(true, false),
+            Ok(RenameFlags::Exchange),
+            Err(Errno::INVAL),
+            moved(false, true),
+            moved(true, true),
+            Err(Errno::INVAL),
+            Err(Errno::INVAL),
+            Err(Errno::INVAL),
+        ];
+        for (bits, want) in want.into_iter().enumerate() {
+            assert_eq!(RenameFlags::from_bits(bits as u32), want, "{bits}");
+        }
+    }
 }

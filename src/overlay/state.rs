@@ -72,6 +72,8 @@ pub(super) struct State {
     /// Buffers kept between operations.
     pub spare_frame: Vec<u8>,
     pub spare_freed: Vec<Extent>,
+    /// The journal has a record that the tree refused, so it has to be replaced by a checkpoint.
+    pub unreplayable: bool,
     /// When the first change was journalled since the last sync point.
     pub unsynced_since: Option<Instant>,
 }

@@ -1,4 +1,5 @@
-//! One operation's change of the upper: its records are journalled as one frame, then applied.
+//! One operation's change of the upper: its records are journalled as one frame, then applied. Until then the
+//! frame is also what the operation's own reads take into account.
 
 use super::Overlay;
 use super::raise::Raised;
@@ -21,10 +22,14 @@ pub(super) struct Txn<'a> {
 }
 
 impl Overlay {
-    /// Starts a change. EROFS on a read-only view.
+    /// Starts a change.
+    ///
+    /// # Errors
+    /// `EROFS` on a read-only view, and after [`Overlay::fail_read_only`].
     pub(super) fn begin(&self) -> Result<Txn<'_>> {
-        self.writable()?;
         let mut st = self.state.write();
+        // Under the lock: what waited for a change that failed does not change anything any more.
+        self.writable()?;
         let mut frame = std::mem::take(&mut st.spare_frame);
         frame.clear();
         Ok(Txn { overlay: self, st, frame, new_inodes: 0, now: Time::now() })
@@ -40,11 +45,15 @@ impl<'a> Txn<'a> {
         &self.st.tree
     }
 
+    /// Adds a record. Later reads through this transaction see it.
     pub fn put(&mut self, record: Record<'_>) {
         record.encode(&mut self.frame);
     }
 
-    /// A number for one new inode. ENOSPC at the limit of inodes.
+    /// A number for one new inode.
+    ///
+    /// # Errors
+    /// `ENOSPC` at the limit of inodes.
     pub fn new_number(&mut self) -> Result<InodeNo> {
         self.new_inodes += 1;
         let total = self.st.tree.len() as u64 + self.new_inodes;
@@ -57,9 +66,12 @@ impl<'a> Txn<'a> {
     /// Makes a lower inode one of the upper, unless it has become that in the meantime; returns its
     /// image. Never stopped by the limit of inodes: a full view must stay one that can be tidied up.
     /// `prepared` comes from [`Overlay::prepare`], before the lock was taken.
+    ///
+    /// # Errors
+    /// `ESTALE` where the upper no longer has what it had when `prepared` was made.
     pub fn raise(&mut self, ino: InodeNo, prepared: &Option<Raised>) -> Result<InodeImage> {
-        if let Some(inode) = self.st.tree.get(ino) {
-            return Ok(*inode.image());
+        if let Some(image) = self.image(ino) {
+            return Ok(image);
         }
         let raised = prepared.as_ref().ok_or(Errno::STALE)?;
         let mut image = raised.image;
@@ -86,43 +98,113 @@ impl<'a> Txn<'a> {
         });
     }
 
-    /// Journals and applies. On an error (ENOSPC, EIO) nothing has changed. `urgency` tells whether
-    /// the change sets space free and may use what is kept back for that.
-    pub fn commit(mut self, urgency: Urgency) -> Result<RwLockWriteGuard<'a, State>> {
-        let st = &mut *self.st;
-        if !self.frame.is_empty() {
-            let appended = match &mut st.log {
-                Some(log) => log.append(&self.frame, urgency),
-                None => Err(Errno::IO),
-            };
-            if let Err(err) = appended {
-                st.spare_frame = self.frame;
-                return Err(err);
-            }
-            st.unsynced_since.get_or_insert_with(Instant::now);
-            let mut freed = std::mem::take(&mut st.spare_freed);
-            for record in decode_all(&self.frame) {
-                let applied = record.map(|record| st.tree.apply(&record, &mut freed));
-                if !matches!(applied, Ok(Ok(()))) {
-                    // A bug of ours: what is journalled would not replay either.
-                    tracing::error!(?applied, "a change does not fit the tree");
-                    debug_assert!(false, "a change does not fit the tree: {applied:?}");
+    /// The records put so far.
+    fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        decode_all(&self.frame).map_while(std::result::Result::ok)
+    }
+
+    /// The attributes of an inode of the upper; `None` where the upper does not have it.
+    pub fn image(&self, ino: InodeNo) -> Option<InodeImage> {
+        let mut image = self.st.tree.get(ino).map(|inode| *inode.image());
+        for record in self.records() {
+            match (record, &mut image) {
+                (Record::Inode { ino: of, image: new }, _) if of == ino => image = Some(new),
+                (Record::Drop { ino: of }, _) if of == ino => image = None,
+                (Record::Times { ino: of, mtime, ctime }, Some(image)) if of == ino => {
+                    (image.mtime, image.ctime) = (mtime, ctime);
                 }
+                (Record::Size { ino: of, size, .. }, Some(image)) if of == ino => image.size = size,
+                _ => {}
             }
-            freed.drain(..).for_each(|extent| self.overlay.store.free(extent));
-            st.spare_freed = freed;
-            self.overlay.upkeep.note_change();
         }
-        st.spare_frame = self.frame;
-        Ok(self.st)
+        image
     }
 
     /// What the upper says of a name.
     pub fn dentry(&self, parent: InodeNo, name: &[u8]) -> Option<Dentry> {
-        self.st.tree.dentry(parent, name)
+        let mut dentry = self.st.tree.dentry(parent, name);
+        for record in self.records() {
+            let (at, now) = match record {
+                Record::Link { parent, ino, covers, name } => {
+                    ((parent, name), Some(Dentry::Inode { ino, covers }))
+                }
+                Record::Whiteout { parent, name } => ((parent, name), Some(Dentry::Whiteout)),
+                Record::Unlink { parent, name } => ((parent, name), None),
+                _ => continue,
+            };
+            if at == (parent, name) {
+                dentry = now;
+            }
+        }
+        dentry
     }
 
-    pub fn inode(&self, ino: InodeNo) -> Option<&Inode> {
+    /// An extended attribute of an inode of the upper. One of a layer has none here before [`Txn::raise`].
+    pub fn xattr(&self, ino: InodeNo, name: &[u8]) -> Option<&[u8]> {
+        let mut value = self.st.tree.get(ino).and_then(|inode| inode.xattr(name));
+        for record in self.records() {
+            match record {
+                Record::SetXattr { ino: of, name: n, value: new } if (of, n) == (ino, name) => {
+                    value = Some(new);
+                }
+                Record::RemoveXattr { ino: of, name: n } if (of, n) == (ino, name) => value = None,
+                Record::Drop { ino: of } if of == ino => value = None,
+                _ => {}
+            }
+        }
+        value
+    }
+
+    /// An inode of the upper as it is without the records put so far.
+    pub fn committed(&self, ino: InodeNo) -> Option<&Inode> {
         self.st.tree.get(ino)
     }
+
+    /// Journals and applies. `urgency` tells whether the change sets space free and may use what is kept back
+    /// for that.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EIO` and what the host says of the append: nothing has changed then. `EIO` also where a record
+    /// does not fit the tree, which is a bug of this program: the mount is read-only from then on.
+    pub fn commit(mut self, urgency: Urgency) -> Result<RwLockWriteGuard<'a, State>> {
+        if self.frame.is_empty() {
+            return Ok(self.st);
+        }
+        let st = &mut *self.st;
+        let appended = match &mut st.log {
+            Some(log) => log.append(&self.frame, urgency),
+            None => Err(Errno::IO),
+        };
+        let done = appended.and_then(|()| {
+            st.unsynced_since.get_or_insert_with(Instant::now);
+            self.overlay.apply(st, &self.frame)
+        });
+        st.spare_frame = self.frame;
+        done.map(|()| self.st)
+    }
 }
+
+impl Overlay {
+    /// Applies a frame that the journal has, and returns the blocks it sets free.
+    fn apply(&self, st: &mut State, frame: &[u8]) -> Result<()> {
+        let mut freed = std::mem::take(&mut st.spare_freed);
+        let broken = decode_all(frame).find_map(|record| match record {
+            Ok(record) => st.tree.apply(&record, &mut freed).err().map(|broken| broken.to_string()),
+            Err(_) => Some("a record that cannot be read".into()),
+        });
+        freed.drain(..).for_each(|extent| self.store.free(extent));
+        st.spare_freed = freed;
+        if let Some(broken) = broken {
+            // The journal would not replay either: upkeep replaces it by an image of the tree.
+            st.unreplayable = true;
+            self.fail_read_only(&format!("a change does not fit the tree: {broken}"));
+            self.upkeep.note_change();
+            return Err(Errno::IO);
+        }
+        self.upkeep.note_change();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

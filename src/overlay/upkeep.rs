@@ -150,7 +150,9 @@ impl Overlay {
             // Under way, a checkpoint's appends follow a long journal, in segments that suit one.
             let spare = (size.blocks * BLOCK_SIZE).saturating_sub(size.bytes);
             let roomy = spare > size.bytes / 4 + (256 << 10);
-            size.bytes > live + allowed || idle && (roomy || log.strands_the_end())
+            st.unreplayable
+                || size.bytes > live + allowed
+                || idle && (roomy || log.strands_the_end())
         };
         if due { self.checkpoint() } else { Ok(()) }
     }
@@ -172,9 +174,12 @@ impl Overlay {
         pending.sync()?;
         let mut st = self.state.write();
         match st.log.as_mut() {
-            Some(log) => log.commit(pending),
-            None => Ok(()),
+            Some(log) => log.commit(pending)?,
+            None => return Ok(()),
         }
+        // Nothing was journalled since: the mount has been read-only.
+        st.unreplayable = false;
+        Ok(())
     }
 }
 

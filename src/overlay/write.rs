@@ -227,6 +227,7 @@ impl Overlay {
         let prepared = self.prepare(ino)?;
         let mut tx = self.begin()?;
         let image = tx.raise(ino, &prepared)?;
+        let has_capability = tx.xattr(ino, CAPABILITY).is_some();
         let now = tx.now;
         fresh.records(ino, |record| tx.put(record));
         if let Some((at, len)) = effect.hole {
@@ -239,12 +240,7 @@ impl Overlay {
             Some(_) => without_privilege(image.mode, in_group),
             None => image.mode,
         };
-        let had_capability = match (tx.inode(ino), &prepared) {
-            (Some(inode), _) => inode.xattr(CAPABILITY).is_some(),
-            (None, Some(raised)) => raised.xattr(CAPABILITY).is_some(),
-            (None, None) => false,
-        };
-        if had_capability && !effect.keep_capability {
+        if has_capability && !effect.keep_capability {
             tx.put(Record::RemoveXattr { ino, name: CAPABILITY });
         }
         if mode != image.mode {

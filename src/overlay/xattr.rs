@@ -91,18 +91,14 @@ impl Overlay {
         check_name(name)?;
         let prepared = self.prepare(ino)?;
         let mut tx = self.begin()?;
-        let exists = match (tx.inode(ino), &prepared) {
-            (Some(inode), _) => inode.xattr(name).is_some(),
-            (None, Some(raised)) => raised.xattr(name).is_some(),
-            (None, None) => false,
-        };
+        let mut image = tx.raise(ino, &prepared)?;
+        let exists = tx.xattr(ino, name).is_some();
         if exists && flags & CREATE != 0 {
             return Err(Errno::EXIST);
         }
         if !exists && flags & REPLACE != 0 {
             return Err(Errno::NODATA);
         }
-        let mut image = tx.raise(ino, &prepared)?;
         let mut keep = true;
         if name == acl::ACCESS {
             (image.mode, keep) = acl::mode_from(value, image.mode).ok_or(Errno::INVAL)?;
@@ -126,17 +122,13 @@ impl Overlay {
         check_name(name)?;
         let prepared = self.prepare(ino)?;
         let mut tx = self.begin()?;
-        let exists = match (tx.inode(ino), &prepared) {
-            (Some(inode), _) => inode.xattr(name).is_some(),
-            (None, Some(raised)) => raised.xattr(name).is_some(),
-            (None, None) => false,
-        };
+        let mut image = tx.raise(ino, &prepared)?;
+        let exists = tx.xattr(ino, name).is_some();
         if !exists {
             // As on ext4: an ACL that is not there is as good as removed.
             let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
             return if is_acl { Ok(()) } else { Err(Errno::NODATA) };
         }
-        let mut image = tx.raise(ino, &prepared)?;
         image.ctime = tx.now;
         tx.put(Record::Inode { ino, image });
         tx.put(Record::RemoveXattr { ino, name });

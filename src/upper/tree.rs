@@ -8,6 +8,7 @@ use crate::block::{FileBlock, blocks_for};
 use crate::errno::Result;
 use crate::filestore::Extent;
 use crate::journal::record::{InodeImage, Record};
+use crate::name::check_name;
 use rustc_hash::FxHashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -104,7 +105,8 @@ impl Tree {
 
     /// Applies one record. Extents that nothing maps any more are pushed on `freed`.
     ///
-    /// On an error the tree is as it was before the record.
+    /// # Errors
+    /// [`Broken`] for a record that does not fit; the tree is as it was before it then.
     pub fn apply(
         &mut self,
         record: &Record<'_>,
@@ -243,7 +245,7 @@ impl Tree {
         name: &[u8],
         dentry: Option<Dentry>,
     ) -> std::result::Result<(), Broken> {
-        if name.is_empty() || name.len() > 255 || name.contains(&b'/') || name.contains(&0) {
+        if check_name(name).is_err() {
             return Err(Broken("an impossible name", parent));
         }
         let is_dir = |tree: &Tree, d: Option<Dentry>| match d {
@@ -362,6 +364,9 @@ impl Tree {
 
     /// Hands the records that make this tree anew to `sink`, an encoded group at a time; a group is
     /// at most about 64 KiB unless one record is larger.
+    ///
+    /// # Errors
+    /// Those of `sink`.
     pub fn snapshot(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut out = Vec::with_capacity(80 << 10);
         let mut put = |record: Record<'_>| -> Result<()> {

@@ -1,6 +1,7 @@
 //! What each operation does, to the overlay and to the reference.
 
 use super::*;
+use crate::overlay::RenameFlags;
 
 impl<H: Host> Harness<H> {
     pub fn apply(&mut self, op: &Op) -> Verdict {
@@ -179,7 +180,10 @@ impl<H: Host> Harness<H> {
         }
         let (parent, new) = (self.hold(from.0)?, self.hold(to.0)?);
         let who = caller(1);
-        let got = self.call(|o| o.rename(parent, os(&from.1), new, os(&to.1), flags, &who));
+        let got = self.call(|o| {
+            let flags = RenameFlags::from_bits(flags)?;
+            o.rename(parent, os(&from.1), new, os(&to.1), flags, &who)
+        });
         let want = self.model.rename((from.0, &from.1), (to.0, &to.1), flags, &who);
         self.judge_plain(got, want)?;
         if got.is_ok() {
