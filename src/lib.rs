@@ -9,6 +9,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`errno`], [`attr`], [`block`], [`name`], [`posix_acl`], [`config`] | vocabulary: leaves that everything may use |
+//! | [`metrics`] | counters and latencies of a mount: a leaf that everything may fill |
 //! | [`sys`] | system calls; the only place with `unsafe` |
 //! | [`filestore`] | one sparse host file: blocks, extents, holes, usage; knows no inode |
 //! | [`journal`] | the record codec and the log that lives in the filestore |
@@ -30,6 +31,7 @@ pub mod filestore;
 pub mod fuse;
 pub mod journal;
 pub mod layer;
+pub mod metrics;
 pub mod name;
 pub mod overlay;
 pub mod posix_acl;

@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("name", &["errno"]),
     ("posix_acl", &[]),
     ("config", &[]),
+    ("metrics", &[]),
     ("sys", &["errno"]),
     ("filestore", &["errno", "block", "config", "sys"]),
     ("journal", &["errno", "attr", "block", "config", "sys", "filestore"]),
@@ -52,7 +53,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "overlay",
         ],
     ),
-    ("fuse", &["errno", "attr", "config", "sys", "overlay"]),
+    ("fuse", &["errno", "attr", "name", "config", "metrics", "sys", "overlay"]),
 ];
 
 /// Words that may stand only below one path.

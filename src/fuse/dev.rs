@@ -1,13 +1,13 @@
 //! The `/dev/fuse` transport: read a request, dispatch, write the reply.
 //!
 //! A request wakes the reader that has waited longest, so many idle readers mean cold threads.
-//! [`Readers`] keeps few of them: a worker that is about to wait for the host leaves, and only when
-//! nobody reads any more is another one woken.
+//! [`Readers`] keeps few of them: a worker that is about to wait for the host stops being a reader, and only
+//! when no reader is left another worker becomes one.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 use parking_lot::{Condvar, Mutex};
@@ -16,10 +16,11 @@ use zerocopy::IntoBytes;
 use crate::attr::InodeNo;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
-use crate::fuse::courtesy::Courtesy;
-use crate::fuse::decode::Request;
-use crate::fuse::dispatch::{self, Dispatcher};
+use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::init::Negotiated;
 use crate::fuse::reply;
+use crate::fuse::request::Request;
+use crate::fuse::sched_idle::Scheduling;
 use crate::sys::fuse_dev;
 
 const PAGE: usize = 4096;
@@ -106,12 +107,12 @@ impl Buffer {
     }
 }
 
-/// How a worker goes about it.
+/// How promptly a worker reads.
 pub enum Pace {
-    /// Somebody waits for each answer.
-    Prompt(Option<Courtesy>),
-    /// Another transport brings the requests that somebody waits for. What comes here (FORGET) is left to gather
-    /// for a moment, as waking this thread for each costs who causes them.
+    /// A client waits for each answer.
+    Prompt(Box<dyn Scheduling>),
+    /// Another transport carries the requests that a client waits for. What comes here (FORGET) is left to
+    /// gather for a moment, as each wakeup of this thread takes time from the client that causes it.
     Lazy,
 }
 
@@ -135,6 +136,9 @@ pub fn serve(
             }
         }
     }
+    if let Pace::Prompt(mut scheduling) = pace {
+        scheduling.end();
+    }
     readers.end();
     served.map(|_| ())
 }
@@ -153,26 +157,27 @@ fn serve_one(
         Err(Errno::NOENT) => return Ok(true),
         len => len?,
     };
+    let arrived = Instant::now();
     let (bytes, area) = buffer.split(len);
-    let request = match Request::split(bytes, dispatcher.setxattr_ext()) {
+    let request = match Request::split(bytes, dispatcher.has_agreed(Negotiated::setxattr_ext)) {
         Ok(request) => request,
         Err(errno) => {
             tracing::error!(len, %errno, "a request that is none");
             return Ok(true);
         }
     };
-    if let Pace::Prompt(Some(courtesy)) = pace {
-        courtesy.turn(request.header.pid);
+    if let Pace::Prompt(scheduling) = pace {
+        scheduling.wakeup(arrived, request.header.pid);
     }
     if dispatcher.needs_write_back(&request) {
-        answer_after_write_back(connection, dispatcher, request.node(), bytes.to_vec());
+        answer_after_write_back(connection, dispatcher, request.node(), arrived, bytes.to_vec());
         return Ok(true);
     }
-    let may_block = dispatch::may_block(request.opcode);
+    let may_block = dispatcher.may_block(&request);
     if may_block {
         readers.leave();
     }
-    if let Some(outcome) = dispatcher.dispatch(&request, area) {
+    if let Some(outcome) = dispatcher.dispatch(&request, arrived, area) {
         answer(connection.as_fd(), request.header.unique, outcome, area);
     }
     Ok(!may_block || readers.join())
@@ -183,13 +188,17 @@ fn answer_after_write_back(
     connection: &Arc<OwnedFd>,
     dispatcher: &Arc<Dispatcher>,
     ino: InodeNo,
+    arrived: Instant,
     bytes: Vec<u8>,
 ) {
     let (connection, waiting) = (Arc::clone(connection), Arc::clone(dispatcher));
     dispatcher.after_write_back(ino, move || {
         let mut area = [0; 256];
-        let Ok(request) = Request::split(&bytes, waiting.setxattr_ext()) else { return };
-        if let Some(outcome) = waiting.dispatch(&request, &mut area) {
+        let Ok(request) = Request::split(&bytes, waiting.has_agreed(Negotiated::setxattr_ext))
+        else {
+            return;
+        };
+        if let Some(outcome) = waiting.dispatch(&request, arrived, &mut area) {
             answer(connection.as_fd(), request.header.unique, outcome, &area);
         }
     });

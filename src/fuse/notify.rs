@@ -11,7 +11,7 @@ use crate::errno::{Errno, Result};
 use crate::fuse::abi;
 
 /// Sends notifications. They travel over the device whatever the requests' transport is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Notifier {
     sender: Sender,
     jobs: mpsc::Sender<(InodeNo, Job)>,
@@ -26,7 +26,8 @@ struct Sender {
 }
 
 impl Notifier {
-    /// Starts the thread that waits for write-backs, which ends with the `Notifier`.
+    /// Starts the thread that waits for write-backs, which ends with the last clone of the
+    /// `Notifier`.
     pub fn start(device: Arc<OwnedFd>) -> io::Result<Notifier> {
         let sender = Sender { device };
         let (jobs, work) = mpsc::channel::<(InodeNo, Job)>();

@@ -8,15 +8,15 @@ use zerocopy::IntoBytes;
 
 use crate::errno::{self, Errno, Result};
 use crate::fuse::abi::{self, Opcode};
-use crate::fuse::courtesy::Watch;
-use crate::fuse::decode::Request;
 use crate::fuse::dev::{self, Buffer, Pace, Readers};
-use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::dispatch::{Dispatcher, Setup};
 use crate::fuse::init::{self, Answer, Negotiated, Wishes};
 use crate::fuse::mount::{self, MountError, MountOptions};
 use crate::fuse::notify::Notifier;
-use crate::fuse::passthrough::Files;
+use crate::fuse::passthrough::{Files, Nodes};
 use crate::fuse::reply::Validity;
+use crate::fuse::request::Request;
+use crate::fuse::sched_idle::{Placement, Watchdog};
 use crate::fuse::uring::{Helpers, Queues, Unavailable};
 use crate::overlay::Overlay;
 use crate::sys::{fuse_dev, mount as sys};
@@ -197,9 +197,14 @@ fn start(
     let files = wishes.passthrough.then(|| Files::probe(device, &agreed)).transpose();
     let files = files.map_err(MountError::Passthrough)?;
     let notifier = Notifier::start(Arc::clone(device)).map_err(MountError::Resources)?;
-    let dispatcher =
-        Dispatcher::new(overlay, settings.validity, settings.mount.read_only, files, notifier);
-    let dispatcher = Arc::new(dispatcher);
+    let setup = Setup {
+        valid: settings.validity,
+        read_only: settings.mount.read_only,
+        nodes: Nodes::new(files, notifier.clone()),
+        notifier,
+        metrics: Arc::default(),
+    };
+    let dispatcher = Arc::new(Dispatcher::new(overlay, setup));
     dispatcher.agree(agreed);
     let (ended, ends) = mpsc::channel();
     let beside_queues = match queues.filter(|_| agreed.uring()) {
@@ -242,17 +247,19 @@ fn serve_device(
 ) -> std::result::Result<(), MountError> {
     let readers = Arc::new(Readers::new(settings.idle_readers));
     let threads = if beside_queues { 1 } else { settings.workers() };
-    let watch = if beside_queues { None } else { Watch::start(threads) };
-    let watch = watch.map(Arc::new);
+    let watchdog = match beside_queues {
+        true => None,
+        false => Some(Arc::new(Watchdog::start(threads, dispatcher.metrics()))),
+    };
     for at in 0..threads {
         let device = worker_device(device, at, settings.clone_device);
         let mut buffer = Buffer::new(dispatcher.max_io()).map_err(MountError::Resources)?;
         let (readers, dispatcher) = (Arc::clone(&readers), Arc::clone(dispatcher));
-        let (ended, watch) = (ended.clone(), watch.clone());
+        let (ended, watchdog) = (ended.clone(), watchdog.clone());
         let serve = move || {
-            let pace = match beside_queues {
-                true => Pace::Lazy,
-                false => Pace::Prompt(watch.as_ref().and_then(|watch| watch.seat(at, true))),
+            let pace = match &watchdog {
+                None => Pace::Lazy,
+                Some(watchdog) => Pace::Prompt(watchdog.schedule(at, Placement::Following)),
             };
             let served = dev::serve(&device, &readers, &dispatcher, &mut buffer, pace);
             tell_end(&ended, End::Connection(served));

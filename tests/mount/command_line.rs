@@ -138,8 +138,8 @@ mount_tests! {
         let [.., served] = lines[..] else { panic!("nothing is logged") };
         assert!(lines.len() <= 2, "{said}");
         assert!(lines.len() == 1 || lines[0].starts_with("overcoat: serving over "), "{said}");
-        assert!(served.starts_with("overcoat: served Lookup 1,"), "{said}");
-        assert!(served.contains(" Create 1,"), "{said}");
+        assert!(served.starts_with("overcoat: served lookup 1 (p50 "), "{said}");
+        assert!(served.contains(" create 1 ("), "{said}");
     }
 
     fn umount_fusermount_and_sigterm_end_it(scratch) {

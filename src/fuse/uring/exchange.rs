@@ -1,12 +1,15 @@
 //! A request in a slot, and its answer in the same place.
 
+use std::time::Instant;
+
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
-use crate::fuse::decode::Request;
 use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::init::Negotiated;
 use crate::fuse::reply;
+use crate::fuse::request::Request;
 use crate::sys::uring::Slot;
 
 /// Room for the names that come with a request, or for the reply to one that brings data.
@@ -41,15 +44,13 @@ impl<'a> Exchange<'a> {
         self.header.entry.commit_id
     }
 
-    pub fn request(&self) -> Result<Request<'_>> {
+    /// The request that the kernel put here.
+    pub fn request(&self, dispatcher: &Dispatcher) -> Result<Request<'_>> {
         let len = self.payload_len();
-        self.request_with(&self.payload[..len])
-    }
-
-    fn request_with<'r>(&'r self, payload: &'r [u8]) -> Result<Request<'r>> {
         let (header, _) = abi::InHeader::read_from_prefix(self.header.in_out.as_bytes())
             .map_err(|_| Errno::IO)?;
-        Request::from_parts(header, self.header.op_in.as_bytes(), payload)
+        let ext = dispatcher.has_agreed(Negotiated::setxattr_ext);
+        Request::from_parts(header, self.header.op_in.as_bytes(), &self.payload[..len], ext)
     }
 
     /// Puts an error in the request's place.
@@ -64,20 +65,24 @@ impl<'a> Exchange<'a> {
     /// The two share the payload's memory, so the short one of them is moved: names are taken to
     /// `scratch` before the reply is written, and what follows long data is a short reply, which is
     /// put together in `scratch`.
-    pub fn answer(self, scratch: &mut Scratch, dispatcher: &Dispatcher) {
+    pub fn answer(self, arrived: Instant, scratch: &mut Scratch, dispatcher: &Dispatcher) {
         let Exchange { header, payload } = self;
         let scratch = &mut scratch.0[..];
         let len = (header.entry.payload_size as usize).min(payload.len());
         let asked = abi::InHeader::read_from_prefix(header.in_out.as_bytes());
         let (asked, _) = asked.expect("the area is longer than the header");
         let op_in = header.op_in.as_bytes();
+        let ext = dispatcher.has_agreed(Negotiated::setxattr_ext);
         let outcome = if len <= scratch.len() {
             scratch[..len].copy_from_slice(&payload[..len]);
-            Request::from_parts(asked, op_in, &scratch[..len])
-                .and_then(|request| dispatcher.dispatch(&request, payload).unwrap_or(Ok(0)))
+            Request::from_parts(asked, op_in, &scratch[..len], ext).and_then(|request| {
+                dispatcher.dispatch(&request, arrived, payload).unwrap_or(Ok(0))
+            })
         } else {
-            let outcome = Request::from_parts(asked, op_in, &payload[..len])
-                .and_then(|request| dispatcher.dispatch(&request, scratch).unwrap_or(Ok(0)));
+            let outcome =
+                Request::from_parts(asked, op_in, &payload[..len], ext).and_then(|request| {
+                    dispatcher.dispatch(&request, arrived, scratch).unwrap_or(Ok(0))
+                });
             outcome.inspect(|&len| payload[..len].copy_from_slice(&scratch[..len]))
         };
         header.put_reply(asked.unique, outcome);

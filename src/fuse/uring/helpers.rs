@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -14,6 +15,7 @@ use crate::sys::uring::{Slot, Waker};
 /// A request, and the queue that it goes back to when it is answered.
 struct Job {
     slot: Slot,
+    arrived: Instant,
     home: Arc<Mailbox>,
 }
 
@@ -74,9 +76,9 @@ impl Helpers {
     }
 
     /// Answers the request in `slot` and puts it into `home`.
-    pub fn take(&self, slot: Slot, home: &Arc<Mailbox>) {
+    pub fn take(&self, slot: Slot, arrived: Instant, home: &Arc<Mailbox>) {
         // Helpers live as long as this, so somebody receives.
-        if self.jobs.send(Job { slot, home: Arc::clone(home) }).is_err() {
+        if self.jobs.send(Job { slot, arrived, home: Arc::clone(home) }).is_err() {
             tracing::error!("a request is lost: no helper lives");
         }
     }
@@ -85,6 +87,7 @@ impl Helpers {
 /// Answers the request in `slot` once the kernel has written out what it holds of `ino`.
 pub fn answer_after_write_back(
     slot: Slot,
+    arrived: Instant,
     home: &Arc<Mailbox>,
     dispatcher: &Arc<Dispatcher>,
     ino: InodeNo,
@@ -92,7 +95,7 @@ pub fn answer_after_write_back(
     let (mut slot, home, waiting) = (slot, Arc::clone(home), Arc::clone(dispatcher));
     home.waiting.fetch_add(1, Ordering::Relaxed);
     dispatcher.after_write_back(ino, move || {
-        Exchange::of(&mut slot).answer(&mut Scratch::default(), &waiting);
+        Exchange::of(&mut slot).answer(arrived, &mut Scratch::default(), &waiting);
         home.waiting.fetch_sub(1, Ordering::Relaxed);
         home.put(slot);
     });
@@ -103,8 +106,8 @@ fn help(work: &Mutex<mpsc::Receiver<Job>>, dispatcher: &Dispatcher) {
     loop {
         // One waits in the channel, the others for the lock.
         let next = work.lock().recv();
-        let Ok(Job { mut slot, home }) = next else { return };
-        Exchange::of(&mut slot).answer(&mut scratch, dispatcher);
+        let Ok(Job { mut slot, arrived, home }) = next else { return };
+        Exchange::of(&mut slot).answer(arrived, &mut scratch, dispatcher);
         home.put(slot);
     }
 }

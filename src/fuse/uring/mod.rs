@@ -21,8 +21,8 @@ use std::sync::{Arc, mpsc};
 
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
-use crate::fuse::courtesy::Watch;
 use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::sched_idle::Watchdog;
 use queue::{Order, Queue, Service};
 
 pub use helpers::Helpers;
@@ -122,14 +122,11 @@ impl Queues {
         tell(&|| Order::Register(Arc::clone(device)))
             .and_then(|()| self.answered(self.queues.len()))
             .map_err(Unavailable::Refused)?;
-        let watch = Watch::start(self.queues.len()).map(Arc::new);
-        if watch.is_none() {
-            tracing::debug!("no CAP_SYS_NICE: who asks may be moved to another CPU");
-        }
+        let watchdog = Arc::new(Watchdog::start(self.queues.len(), dispatcher.metrics()));
         let service = || Service {
             dispatcher: Arc::clone(dispatcher),
             helpers: helpers.clone(),
-            watch: watch.clone(),
+            watchdog: Arc::clone(&watchdog),
             end: Box::new(end()),
         };
         tell(&|| Order::Serve(service())).map_err(Unavailable::Refused)

@@ -2,15 +2,15 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::thread::CpuSet;
 use zerocopy::IntoBytes;
 
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, ring_command};
-use crate::fuse::courtesy::Watch;
 use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::sched_idle::{Placement, Watchdog};
 use crate::fuse::uring::exchange::{Exchange, Scratch};
 use crate::fuse::uring::helpers::{self, Helpers, Mailbox};
 use crate::sys::uring::{Completion, Ring, Slot};
@@ -42,7 +42,7 @@ pub enum Order {
 pub struct Service {
     pub dispatcher: Arc<Dispatcher>,
     pub helpers: Helpers,
-    pub watch: Option<Arc<Watch>>,
+    pub watchdog: Arc<Watchdog>,
     pub end: Box<dyn FnOnce(Result<()>) + Send>,
 }
 
@@ -133,23 +133,24 @@ impl Queue {
 
     /// Serves until the kernel has given all slots back for good: the connection ended.
     fn serve(&mut self, service: &Service) -> Result<()> {
-        let Service { dispatcher, helpers, watch, .. } = service;
-        let mut courtesy = watch.as_ref().and_then(|watch| watch.seat(self.at.into(), false));
+        let Service { dispatcher, helpers, watchdog, .. } = service;
+        let mut scheduling = watchdog.schedule(self.at.into(), Placement::Pinned);
         let mut lost = 0;
         let mut end = Ok(());
         while let Some(slot) = self.slots.pop() {
-            self.take(slot, dispatcher, helpers)?;
+            self.take(slot, Instant::now(), dispatcher, helpers)?;
         }
         while lost < DEPTH {
             self.ring.enter(Some(self.usage.patience()))?;
-            if let Some(courtesy) = &mut courtesy {
-                courtesy.turn(0);
-            }
+            let now = Instant::now();
+            scheduling.wakeup(now, 0);
             let mut idle = true;
             while let Some(completion) = self.ring.take() {
                 idle = false;
                 match completion {
-                    Completion::Command(slot, Ok(())) => self.take(slot, dispatcher, helpers)?,
+                    Completion::Command(slot, Ok(())) => {
+                        self.take(slot, now, dispatcher, helpers)?;
+                    }
                     Completion::Command(slot, Err(errno)) => {
                         tracing::debug!(queue = self.at, slot = slot.at(), %errno, "a slot's end");
                         lost += 1;
@@ -167,6 +168,7 @@ impl Queue {
                 self.usage = Usage::default();
             }
         }
+        scheduling.end();
         end
     }
 
@@ -174,12 +176,13 @@ impl Queue {
     fn take(
         &mut self,
         mut slot: Slot,
+        arrived: Instant,
         dispatcher: &Arc<Dispatcher>,
         helpers: &Helpers,
     ) -> Result<()> {
         let exchange = Exchange::of(&mut slot);
         self.usage.note(exchange.payload_len());
-        if let Ok(request) = exchange.request() {
+        if let Ok(request) = exchange.request(dispatcher) {
             if dispatcher.needs_write_back(&request) {
                 let ino = request.node();
                 // A slot that waits cannot bring what it waits for. Programs take the error for a
@@ -188,15 +191,15 @@ impl Queue {
                     exchange.refuse(Errno::INVAL);
                     return self.commit(slot);
                 }
-                helpers::answer_after_write_back(slot, &self.mailbox, dispatcher, ino);
+                helpers::answer_after_write_back(slot, arrived, &self.mailbox, dispatcher, ino);
                 return Ok(());
             }
             if dispatcher.takes_long(&request) {
-                helpers.take(slot, &self.mailbox);
+                helpers.take(slot, arrived, &self.mailbox);
                 return Ok(());
             }
         }
-        exchange.answer(&mut self.scratch, dispatcher);
+        exchange.answer(arrived, &mut self.scratch, dispatcher);
         self.commit(slot)
     }
 

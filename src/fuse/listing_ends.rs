@@ -1,4 +1,4 @@
-//! Listings that are being read: where each ends.
+//! ListingEnds that are being read: where each ends.
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -12,14 +12,14 @@ const MOST: usize = 1024;
 /// meets them again and again, as a new name is the directory's last.
 ///
 /// Directories are opened and closed without asking, so readers of one directory are not told apart:
-/// their listings end where that of the last to begin does.
+/// their ends_of end where that of the last to begin does.
 #[derive(Debug, Default)]
-pub struct Listings {
+pub struct ListingEnds {
     /// By directory. A leaf lock, held for a few instructions.
     ends: Mutex<FxHashMap<InodeNo, u64>>,
 }
 
-impl Listings {
+impl ListingEnds {
     /// Where the listing of `dir` that is read from `offset` ends: `now`, where it begins.
     pub fn end(&self, dir: InodeNo, offset: u64, now: u64) -> u64 {
         let mut ends = self.ends.lock();
@@ -43,24 +43,24 @@ mod tests {
 
     #[test]
     fn a_listing_ends_where_it_did_when_it_began() {
-        let listings = Listings::default();
-        assert_eq!(listings.end(ONE, 0, 10), 10);
-        assert_eq!(listings.end(InodeNo(2), 0, 15), 15);
-        assert_eq!(listings.end(ONE, 5, 20), 10);
-        assert_eq!(listings.end(ONE, 0, 30), 30, "rewound, or begun by another reader");
-        assert_eq!(listings.end(InodeNo(3), 5, 20), 20, "begun in the kernel's cache");
-        assert_eq!(listings.end(InodeNo(3), 9, 25), 20);
+        let ends_of = ListingEnds::default();
+        assert_eq!(ends_of.end(ONE, 0, 10), 10);
+        assert_eq!(ends_of.end(InodeNo(2), 0, 15), 15);
+        assert_eq!(ends_of.end(ONE, 5, 20), 10);
+        assert_eq!(ends_of.end(ONE, 0, 30), 30, "rewound, or begun by another reader");
+        assert_eq!(ends_of.end(InodeNo(3), 5, 20), 20, "begun in the kernel's cache");
+        assert_eq!(ends_of.end(InodeNo(3), 9, 25), 20);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let listings = Listings::default();
-        assert_eq!(listings.end(ONE, 0, 10), 10);
+        let ends_of = ListingEnds::default();
+        assert_eq!(ends_of.end(ONE, 0, 10), 10);
         for dir in 2..10 * MOST as u64 {
-            listings.end(InodeNo(dir), 0, 1);
+            ends_of.end(InodeNo(dir), 0, 1);
         }
-        assert!(listings.ends.lock().len() <= MOST);
-        assert_eq!(listings.end(ONE, 5, 20), 20);
-        assert_eq!(listings.end(ONE, 6, 30), 20);
+        assert!(ends_of.ends.lock().len() <= MOST);
+        assert_eq!(ends_of.end(ONE, 5, 20), 20);
+        assert_eq!(ends_of.end(ONE, 6, 30), 20);
     }
 }

@@ -10,6 +10,8 @@
 //! the old id to the name once more, until the next open. An inode gets one fresh id at most, as files under
 //! such an id are not passed through.
 
+mod nodes;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +25,8 @@ use crate::errno::{Errno, Result};
 use crate::fuse::init::Negotiated;
 use crate::overlay::Overlay;
 use crate::sys::fuse_dev::{self, BackingId};
+
+pub use nodes::Nodes;
 
 /// Files known to the kernel at a time; each holds an open file of the host.
 const MOST: usize = 4096;

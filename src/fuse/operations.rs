@@ -1,0 +1,126 @@
+//! The table of operations: how each is decoded and carried out, what it may wait for on the host, and
+//! whether it is served once the file system was shut down.
+//!
+//! A further operation takes an opcode in `abi.rs`, a row here, and a handler in [`ops`].
+
+use crate::errno::Result;
+use crate::fuse::abi::Opcode;
+use crate::fuse::decode;
+use crate::fuse::dispatch::{Call, Dispatcher};
+use crate::fuse::ops::{attrs, control, data, dirs, names, open};
+use crate::fuse::reply::Payload;
+use crate::fuse::request::Request;
+use crate::metrics;
+
+/// One operation.
+pub struct Row {
+    /// What it is counted as.
+    pub metric: metrics::Operation,
+    /// Decodes the arguments and drops them.
+    #[cfg(test)]
+    pub check: fn(&Request<'_>) -> Result<()>,
+    /// Decodes the arguments, carries the operation out, and encodes the answer.
+    pub run: fn(&Dispatcher, &Call<'_>, &mut Payload<'_>) -> Result<()>,
+    pub host: Host,
+    pub served: Served,
+}
+
+/// What carrying out an operation may wait for.
+#[derive(Clone, Copy)]
+pub enum Host {
+    /// Nothing but memory and the journal's append.
+    Untouched,
+    /// A system call on the host, for microseconds as a rule.
+    Short,
+    /// As [`Host::Short`]; for milliseconds where the function says so.
+    Long(fn(&Dispatcher, &Request<'_>) -> bool),
+}
+
+/// When an operation is served.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// Until the file system is shut down; `EIO` after that.
+    UntilShutdown,
+    /// Always: it lets something go, or is needed for an unmount.
+    Always,
+    /// Always, and the kernel wants no answer.
+    WithoutAnswer,
+}
+
+use Host::{Long, Short, Untouched};
+use Served::{Always, UntilShutdown, WithoutAnswer};
+
+macro_rules! rows {
+    ($($opcode:ident $metric:ident $decode:path, $handler:path, $host:expr, $served:expr;)*) => {
+        /// The row of an operation.
+        pub fn row(opcode: Opcode) -> &'static Row {
+            match opcode {
+                $(Opcode::$opcode => &const { Row {
+                    metric: metrics::Operation::$metric,
+                    #[cfg(test)]
+                    check: |request| $decode(request).map(drop),
+                    run: |dispatcher, call, out| {
+                        $handler(dispatcher, call, $decode(call.request)?, out)
+                    },
+                    host: $host,
+                    served: $served,
+                } },)*
+            }
+        }
+    };
+}
+
+#[rustfmt::skip]
+rows! {
+//  opcode          metric        decoder                 handler                host                         served
+    Lookup          Lookup        decode::name,           names::lookup,         Short,                       UntilShutdown;
+    Forget          Forget        decode::forget,         names::forget,         Untouched,                   WithoutAnswer;
+    BatchForget     Forget        decode::batch_forget,   names::batch_forget,   Untouched,                   WithoutAnswer;
+    Symlink         Symlink       decode::symlink,        names::symlink,        Untouched,                   UntilShutdown;
+    Mknod           Mknod         decode::mknod,          names::mknod,          Untouched,                   UntilShutdown;
+    Mkdir           Mkdir         decode::mkdir,          names::mkdir,          Untouched,                   UntilShutdown;
+    Unlink          Unlink        decode::name,           names::unlink,         Untouched,                   UntilShutdown;
+    Rmdir           Rmdir         decode::name,           names::rmdir,          Untouched,                   UntilShutdown;
+    Rename          Rename        decode::rename,         names::rename,         Untouched,                   UntilShutdown;
+    Rename2         Rename        decode::rename2,        names::rename,         Untouched,                   UntilShutdown;
+    Link            Link          decode::link,           names::link,           Untouched,                   UntilShutdown;
+
+    Getattr         Getattr       decode::nothing,        attrs::getattr,        Untouched,                   UntilShutdown;
+    Statx           Statx         decode::nothing,        attrs::statx,          Untouched,                   UntilShutdown;
+    Setattr         Setattr       decode::setattr,        attrs::setattr,        Untouched,                   UntilShutdown;
+    Readlink        Readlink      decode::nothing,        attrs::readlink,       Untouched,                   UntilShutdown;
+    Setxattr        Setxattr      decode::setxattr,       attrs::setxattr,       Untouched,                   UntilShutdown;
+    Getxattr        Getxattr      decode::getxattr,       attrs::getxattr,       Untouched,                   UntilShutdown;
+    Listxattr       Listxattr     decode::listxattr,      attrs::listxattr,      Untouched,                   UntilShutdown;
+    Removexattr     Removexattr   decode::xattr_name,     attrs::removexattr,    Untouched,                   UntilShutdown;
+
+    Open            Open          decode::open,           open::open,            Short,                       UntilShutdown;
+    Create          Create        decode::create,         open::create,          Untouched,                   UntilShutdown;
+    Tmpfile         Tmpfile       decode::tmpfile,        open::tmpfile,         Untouched,                   UntilShutdown;
+    Release         Release       decode::release,        open::release,         Untouched,                   Always;
+
+    Read            Read          decode::read,           data::read,            Short,                       UntilShutdown;
+    Write           Write         decode::write,          data::write,           Long(data::writes_much),     UntilShutdown;
+    Fallocate       Fallocate     decode::fallocate,      data::fallocate,       Long(data::allocates_much),  UntilShutdown;
+    Lseek           Lseek         decode::lseek,          data::lseek,           Untouched,                   UntilShutdown;
+    CopyFileRange   CopyFileRange decode::copy_file_range, data::copy_file_range, Long(data::copies_much),    UntilShutdown;
+    CopyFileRange64 CopyFileRange decode::copy_file_range, data::copy_file_range, Long(data::copies_much),    UntilShutdown;
+
+    Opendir         Opendir       decode::nothing,        dirs::opendir,         Untouched,                   UntilShutdown;
+    Readdir         Readdir       decode::read,           dirs::readdir,         Short,                       UntilShutdown;
+    Readdirplus     Readdirplus   decode::read,           dirs::readdirplus,     Short,                       UntilShutdown;
+    Releasedir      Releasedir    decode::nothing,        dirs::releasedir,      Untouched,                   Always;
+
+    Fsync           Fsync         decode::fsync,          control::fsync,        Long(control::is_durable),   UntilShutdown;
+    Fsyncdir        Fsyncdir      decode::fsync,          control::fsyncdir,     Long(control::is_durable),   UntilShutdown;
+    Syncfs          Syncfs        decode::nothing,        control::syncfs,       Long(control::is_durable),   UntilShutdown;
+    Statfs          Statfs        decode::nothing,        control::statfs,       Untouched,                   Always;
+    Ioctl           Ioctl         decode::ioctl,          control::ioctl,        Long(control::ioctl_waits),  UntilShutdown;
+    Destroy         Destroy       decode::nothing,        control::destroy,      Short,                       Always;
+
+    Interrupt       Other         decode::unsupported,    control::refused,      Untouched,                   UntilShutdown;
+    Flush           Other         decode::unsupported,    control::refused,      Untouched,                   UntilShutdown;
+    Access          Other         decode::unsupported,    control::refused,      Untouched,                   UntilShutdown;
+    Poll            Other         decode::unsupported,    control::refused,      Untouched,                   UntilShutdown;
+    Init            Other         decode::out_of_place,   control::refused,      Untouched,                   UntilShutdown;
+}
