@@ -18,5 +18,5 @@ SECTIONS = (
     Section("volatile", "`volatile`", ("volatile",)),
     Section("dev", "`transport=dev`", ("transport=dev",)),
     Section("uring", "`transport=uring`", ("transport=uring",)),
-    Section("copied", "`passthrough=off`", ("passthrough=off",)),
+    Section("passthrough", "`passthrough=on`", ("passthrough=on",)),
 )

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -39,6 +40,7 @@ struct State {
     fault: Option<Fault>,
     /// Bytes that fit on the host.
     room: Option<u64>,
+    sync_time: Duration,
 }
 
 /// A file in memory. Clones are the same file.
@@ -154,6 +156,11 @@ impl Faulty {
         self.0.lock().room = room;
     }
 
+    /// How long each sync takes from now on.
+    pub fn set_sync_time(&self, time: Duration) {
+        self.0.lock().sync_time = time;
+    }
+
     /// Calls so far that change the file.
     pub fn calls(&self) -> u64 {
         self.0.lock().calls
@@ -258,6 +265,8 @@ impl Backing for Faulty {
         Ok(())
     }
     fn sync(&self) -> Result<()> {
+        let time = self.0.lock().sync_time;
+        std::thread::sleep(time);
         if !self.0.lock().step()? {
             return Err(Errno::IO);
         }

@@ -2,7 +2,7 @@
 
 use overcoat_tests::rng::bytes;
 use overcoat_tests::{Manifest, Spec, fsx, manifest, mount_tests, overcoat_only, store, tool};
-use rustix::fs::{FileType, IFlags, OFlags, RenameFlags};
+use rustix::fs::{FallocateFlags, FileType, IFlags, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 mount_tests! {
@@ -98,7 +98,13 @@ mount_tests! {
         let mount = Spec::of(scratch).mount();
         fsx::write(mount.path("b"), "b");
         fsx::rename_with(mount.path("a"), mount.path("b"), RenameFlags::EXCHANGE).unwrap();
-        fsx::tmpfile(mount.root(), OFlags::empty()).unwrap();
+        assert_eq!((fsx::read(mount.path("a")), fsx::read(mount.path("b"))), (b"b".to_vec(), b"a".to_vec()));
+        let file = fsx::tmpfile(mount.root(), OFlags::empty()).unwrap();
+        fsx::write_at(&file, 0, &[1; 12_288]);
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, hole, 4096, 4096).unwrap();
+        assert_eq!(rustix::fs::seek(&file, SeekFrom::Hole(0)), Ok(4096));
+        assert_eq!(fsx::names(mount.root()), ["a", "b"], "the unnamed file has no name");
     }
 
     fn memory_does_not_grow_with_what_is_forgotten(scratch) {

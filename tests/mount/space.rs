@@ -255,9 +255,14 @@ mount_tests! {
                 assert!(done > 0, "nothing copied of {left} left");
                 left -= done;
             }
-            assert!(fsx::read_at(&target, 5000, 30_000) == fsx::read_at(&source, 1000, 30_000) || from != to);
+            assert!(fsx::read_at(&target, 5000, 30_000) == data[1000..31_000], "{from} to {to}");
+            assert!(fsx::read(mount.path(from)) == data, "{from} was copied from");
+            // The other bytes of the target are what they were.
+            let around: &[u8] = if to == "new" { &[0; 5000] } else { &data[..5000] };
+            assert!(fsx::read_at(&target, 0, 5000) == around, "{from} to {to}");
             fsx::write(mount.path("lower"), &data);
             fsx::write(mount.path("upper"), &data);
+            drop(std::fs::remove_file(mount.path("new")));
         }
         let file = fsx::open_rw(mount.path("upper"));
         // Past the end of the source there is nothing to copy.
