@@ -4,6 +4,9 @@
 //! It reads the sources as text, with comments and literals taken out; that is enough for code that
 //! rustfmt has formatted.
 
+#[path = "layering/circles.rs"]
+mod circles;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::options::Options;
 use crate::{Result, tool};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +44,11 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn new(options: &Options) -> Self {
-        let fsstress = options.fsstress.clone().or_else(|| tool::find("FSSTRESS", "fsstress").ok());
-        Self { dir: options.dir.join("images"), root: options.root.clone(), fsstress }
+    /// Keeps images in `dir`. `root`: a Debian root in place of one made by debootstrap. `fsstress`: that program,
+    /// in place of one found in `PATH`.
+    pub fn new(dir: PathBuf, root: Option<PathBuf>, fsstress: Option<PathBuf>) -> Self {
+        let fsstress = fsstress.or_else(|| tool::find("FSSTRESS", "fsstress").ok());
+        Self { dir, root, fsstress }
     }
 
     /// The directory of an image, which is made where it is missing.

@@ -7,13 +7,15 @@
 mod figure;
 mod goal;
 mod image;
+mod mount_dirs;
 mod options;
 mod peer;
 mod plot;
 mod report;
-mod seat;
+mod select;
 mod tool;
 mod trial;
+mod view;
 mod workload;
 
 use std::process::ExitCode;
@@ -43,10 +45,11 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> Result {
-    let images = Images::new(options);
+    let images =
+        Images::new(options.dir.join("images"), options.root.clone(), options.fsstress.clone());
     let mut figures = Figures::default();
     let peers = available(options, &images, &mut figures)?;
-    let workloads = options.workloads()?;
+    let workloads = select::workloads(options)?;
     for workload in workloads {
         for turn in 0..options.runs() {
             for peer in &peers {
@@ -96,7 +99,7 @@ fn available(
 ) -> Result<Vec<Box<dyn Peer>>> {
     let lower = images.get(image::Image::Empty)?;
     let mut found = Vec::new();
-    for peer in options.peers()? {
+    for peer in select::peers(options)? {
         let tried = peer.check().and_then(|()| {
             Trial::new(options, peer.as_ref(), lower.clone(), figures).mount()?.unmount()
         });

@@ -2,10 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::Result;
-use crate::peer::{self, Peer};
-use crate::workload::{self, Workload};
-
 /// Measures Overcoat beside its peers. Needs root.
 ///
 /// Prints a table of medians and ratios and of goals reached or not, and writes the same as JSON.
@@ -17,10 +13,10 @@ pub struct Options {
     pub quick: bool,
     /// Workloads to run, in this order
     #[arg(long, value_delimiter = ',', value_name = "WORKLOAD")]
-    only: Vec<String>,
+    pub only: Vec<String>,
     /// Peers to compare
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
-    peers: Vec<String>,
+    pub peers: Vec<String>,
     /// How often each workload runs on each peer [default: 5, quick: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     runs: Option<u16>,
@@ -48,32 +44,5 @@ impl Options {
 
     pub fn json(&self) -> PathBuf {
         self.json.clone().unwrap_or_else(|| self.dir.join("figures.json"))
-    }
-
-    pub fn peers(&self) -> Result<Vec<Box<dyn Peer>>> {
-        let all = peer::all();
-        let known: Vec<_> = all.iter().map(|peer| peer.name()).collect();
-        check("peer", &self.peers, &known)?;
-        let wanted =
-            |name: &str| self.peers.is_empty() || self.peers.iter().any(|peer| peer == name);
-        Ok(all.into_iter().filter(|peer| wanted(peer.name())).collect())
-    }
-
-    pub fn workloads(&self) -> Result<Vec<&'static Workload>> {
-        let all = workload::ALL;
-        let known: Vec<_> = all.iter().map(|workload| workload.name).collect();
-        check("workload", &self.only, &known)?;
-        if self.only.is_empty() {
-            return Ok(all.iter().collect());
-        }
-        let find = |name: &String| all.iter().find(|workload| workload.name == name);
-        Ok(self.only.iter().filter_map(find).collect())
-    }
-}
-
-fn check(what: &str, asked: &[String], known: &[&str]) -> Result {
-    match asked.iter().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => Err(format!("no {what} is called {name}: {}", known.join(", ")).into()),
-        None => Ok(()),
     }
 }

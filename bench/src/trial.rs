@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::figure::{Figures, Unit};
+use crate::mount_dirs::MountDirs;
 use crate::options::Options;
 use crate::peer::Peer;
-use crate::seat::{Seat, View};
+use crate::view::View;
 use crate::{Result, tool};
 
 pub struct Trial<'a> {
@@ -31,15 +32,15 @@ impl<'a> Trial<'a> {
         if self.options.quick { quick } else { full }
     }
 
-    /// A place for a mount; places of different numbers live side by side.
-    pub fn seat(&self, number: usize) -> Result<Seat> {
-        let base = self.options.dir.join("seats").join(number.to_string());
-        Seat::new(&base, self.lower.clone(), self.peer.upper_on_tmpfs())
+    /// Directories for a mount; those of different numbers exist side by side.
+    pub fn mount_dirs(&self, number: usize) -> Result<MountDirs> {
+        let base = self.options.dir.join("mounts").join(number.to_string());
+        MountDirs::new(&base, self.lower.clone(), self.peer.upper_on_tmpfs())
     }
 
     /// A view of the image with a fresh upper.
     pub fn mount(&self) -> Result<View<'a>> {
-        View::mount(self.peer, self.seat(0)?)
+        View::mount(self.peer, self.mount_dirs(0)?)
     }
 
     /// Writes back what came before.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::seat::Seat;
+use crate::mount_dirs::MountDirs;
 use crate::{Result, goal, tool};
 
 use super::Peer;
@@ -25,10 +25,10 @@ impl Peer for FuseOverlayfs {
         Ok(())
     }
 
-    fn mount(&self, seat: &Seat) -> Result {
-        let options = format!("{},workdir={},dev", layers(seat), seat.work.display());
+    fn mount(&self, dirs: &MountDirs) -> Result {
+        let options = format!("{},workdir={},dev", layers(dirs), dirs.work.display());
         let program = tool::find("FUSE_OVERLAYFS", "fuse-overlayfs")?;
-        tool::run(Command::new(program).arg("-o").arg(options).arg(&seat.point))?;
+        tool::run(Command::new(program).arg("-o").arg(options).arg(&dirs.mount_point))?;
         Ok(())
     }
 }
@@ -68,9 +68,11 @@ impl Peer for Overcoat {
         Err(format!("{URING_PARAMETER} is not Y").into())
     }
 
-    fn mount(&self, seat: &Seat) -> Result {
-        let options = format!("{}{}", layers(seat), self.options);
-        tool::run(Command::new(program()?).args(["mount", "-o"]).arg(options).arg(&seat.point))?;
+    fn mount(&self, dirs: &MountDirs) -> Result {
+        let options = format!("{}{}", layers(dirs), self.options);
+        tool::run(
+            Command::new(program()?).args(["mount", "-o"]).arg(options).arg(&dirs.mount_point),
+        )?;
         Ok(())
     }
 }
@@ -79,6 +81,6 @@ fn program() -> Result<PathBuf> {
     tool::find("OVERCOAT", "overcoat")
 }
 
-fn layers(seat: &Seat) -> String {
-    format!("lowerdir={},upperdir={}", seat.lower.display(), seat.upper.display())
+fn layers(dirs: &MountDirs) -> String {
+    format!("lowerdir={},upperdir={}", dirs.lower.display(), dirs.upper.display())
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::seat::Seat;
+use crate::mount_dirs::MountDirs;
 use crate::{Result, goal, tool};
 
 use super::Peer;
@@ -23,8 +23,8 @@ impl Peer for Runsc {
         false
     }
 
-    fn mount(&self, seat: &Seat) -> Result {
-        tool::shell("mount --bind \"$1\" \"$2\"", &[&seat.lower, &seat.point])?;
+    fn mount(&self, dirs: &MountDirs) -> Result {
+        tool::shell("mount --bind \"$1\" \"$2\"", &[&dirs.lower, &dirs.mount_point])?;
         Ok(())
     }
 

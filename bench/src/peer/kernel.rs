@@ -1,6 +1,6 @@
 //! What the kernel does by itself.
 
-use crate::seat::Seat;
+use crate::mount_dirs::MountDirs;
 use crate::{Result, goal, tool};
 
 use super::Peer;
@@ -13,10 +13,10 @@ impl Peer for Plain {
         goal::PLAIN
     }
 
-    fn mount(&self, seat: &Seat) -> Result {
+    fn mount(&self, dirs: &MountDirs) -> Result {
         tool::shell(
             "cp -a \"$1/.\" \"$2\"; mount --bind \"$2\" \"$3\"",
-            &[&seat.lower, &seat.upper, &seat.point],
+            &[&dirs.lower, &dirs.upper, &dirs.mount_point],
         )?;
         Ok(())
     }
@@ -43,18 +43,21 @@ impl Peer for Overlay {
         self.tmpfs
     }
 
-    fn mount(&self, seat: &Seat) -> Result {
+    fn mount(&self, dirs: &MountDirs) -> Result {
         // A volatile mount leaves this, and refuses to mount where it finds it.
-        let volatile = seat.work.join("work/incompat");
+        let volatile = dirs.work.join("work/incompat");
         tool::shell("rm -rf \"$1\"", &[&volatile])?;
         let options = format!(
             "lowerdir={},upperdir={},workdir={}{}",
-            seat.lower.display(),
-            seat.upper.display(),
-            seat.work.display(),
+            dirs.lower.display(),
+            dirs.upper.display(),
+            dirs.work.display(),
             self.option
         );
-        tool::shell("mount -t overlay overlay -o \"$1\" \"$2\"", &[options.as_ref(), &seat.point])?;
+        tool::shell(
+            "mount -t overlay overlay -o \"$1\" \"$2\"",
+            &[options.as_ref(), &dirs.mount_point],
+        )?;
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::Result;
-use crate::seat::Seat;
+use crate::mount_dirs::MountDirs;
 
 pub trait Peer {
     fn name(&self) -> &'static str;
@@ -33,8 +33,8 @@ pub trait Peer {
         true
     }
 
-    /// Mounts the view at `seat.point`, where umount(2) ends it.
-    fn mount(&self, seat: &Seat) -> Result;
+    /// Mounts the view at `dirs.mount_point`, where umount(2) ends it.
+    fn mount(&self, dirs: &MountDirs) -> Result;
 
     /// A command whose root is the view.
     fn command(&self, root: &Path, words: &[&str]) -> Command {

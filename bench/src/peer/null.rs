@@ -17,7 +17,7 @@ use fuser::{
 };
 
 use crate::Result;
-use crate::seat::Seat;
+use crate::mount_dirs::MountDirs;
 
 use super::Peer;
 
@@ -32,10 +32,10 @@ impl Peer for Null {
         false
     }
 
-    fn mount(&self, seat: &Seat) -> Result {
+    fn mount(&self, dirs: &MountDirs) -> Result {
         let mut server = Command::new(std::env::current_exe()?)
             .arg(COMMAND)
-            .arg(&seat.point)
+            .arg(&dirs.mount_point)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -1,8 +1,8 @@
 //! Many mounts of one image at once: what they take in memory.
 
 use crate::figure::Unit;
-use crate::seat::View;
 use crate::trial::Trial;
+use crate::view::View;
 use crate::{Result, tool};
 
 /// Much of the standard library, as a start of a service would read it.
@@ -15,7 +15,7 @@ pub fn run(trial: &mut Trial<'_>) -> Result {
     let count = trial.size(50, 10);
     let mut views = Vec::new();
     for number in 0..count {
-        views.push(View::mount(trial.peer, trial.seat(number)?)?);
+        views.push(View::mount(trial.peer, trial.mount_dirs(number)?)?);
     }
     trial.settle()?;
     tool::drop_caches()?;

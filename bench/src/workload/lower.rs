@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use crate::Result;
 use crate::figure::Unit;
-use crate::seat::View;
 use crate::trial::Trial;
+use crate::view::View;
 
 use super::data::fio;
 

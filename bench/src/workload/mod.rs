@@ -24,36 +24,36 @@ pub struct Workload {
 
 /// All, in the order of the report.
 pub const ALL: &[Workload] = &[
-    Workload { name: "fsstress", image: Image::Stress, suits: any, run: stress::run },
-    Workload { name: "ops", image: Image::Empty, suits: bare, run: ops::run },
-    Workload { name: "apt", image: Image::Base, suits: host, run: work::apt },
-    Workload { name: "work", image: Image::Work, suits: host, run: work::run },
-    Workload { name: "compile", image: Image::Work, suits: sandbox, run: work::compile },
-    Workload { name: "data", image: Image::Empty, suits: bare, run: data::run },
-    Workload { name: "lower", image: Image::Big, suits: host, run: lower::run },
-    Workload { name: "life", image: Image::Empty, suits: host, run: life::run },
-    Workload { name: "fleet", image: Image::Work, suits: layered, run: fleet::run },
-    Workload { name: "scale", image: Image::Empty, suits: host, run: scale::run },
+    Workload { name: "fsstress", image: Image::Stress, suits: with_layers, run: stress::run },
+    Workload { name: "ops", image: Image::Empty, suits: on_host, run: ops::run },
+    Workload { name: "apt", image: Image::Base, suits: with_layers_on_host, run: work::apt },
+    Workload { name: "work", image: Image::Work, suits: with_layers_on_host, run: work::run },
+    Workload { name: "compile", image: Image::Work, suits: in_sandbox, run: work::compile },
+    Workload { name: "data", image: Image::Empty, suits: on_host, run: data::run },
+    Workload { name: "lower", image: Image::Big, suits: with_layers_on_host, run: lower::run },
+    Workload { name: "life", image: Image::Empty, suits: with_layers_on_host, run: life::run },
+    Workload { name: "fleet", image: Image::Work, suits: with_shared_layers, run: fleet::run },
+    Workload { name: "scale", image: Image::Empty, suits: with_layers_on_host, run: scale::run },
 ];
 
-fn any(peer: &dyn Peer) -> bool {
+fn with_layers(peer: &dyn Peer) -> bool {
     peer.has_layers()
 }
 
-fn host(peer: &dyn Peer) -> bool {
+fn with_layers_on_host(peer: &dyn Peer) -> bool {
     peer.shows_on_host() && peer.has_layers()
 }
 
-fn bare(peer: &dyn Peer) -> bool {
+fn on_host(peer: &dyn Peer) -> bool {
     peer.shows_on_host()
 }
 
 /// Only where the compile of `work` cannot be had with the rest.
-fn sandbox(peer: &dyn Peer) -> bool {
+fn in_sandbox(peer: &dyn Peer) -> bool {
     !peer.shows_on_host()
 }
 
 /// Where an image is shared, not copied.
-fn layered(peer: &dyn Peer) -> bool {
-    host(peer) && peer.name() != crate::goal::PLAIN
+fn with_shared_layers(peer: &dyn Peer) -> bool {
+    with_layers_on_host(peer) && peer.name() != crate::goal::PLAIN
 }
