@@ -1,45 +1,64 @@
 //! Overcoat: read-only layers below, an in-memory upper above, one sparse file for the data.
 //!
-//! Imports point down only (`tests/layering.rs` checks it):
+//! A program mounts with [`Mount::builder`], asks of what is not mounted with [`Upper::open`], and finds in [`daemon`]
+//! what a process does around its mounts. The rest is private. Imports point down only (`tests/layering.rs` checks it):
 //!
 //! ```text
-//! cli → fuse, control → overlay → upper, layer → filestore / journal → sys
+//! daemon → mount → fuse, control → overlay → upper, layer → filestore / journal → sys
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`errno`], [`attr`], [`block`], [`name`], [`posix_acl`], [`config`] | vocabulary: leaves that everything may use |
+//! | `errno`, `attr`, `block`, `name`, `posix_acl`, `config` | vocabulary: leaves that everything may use |
 //! | [`metrics`] | counters and latencies of a mount: a leaf that everything may fill |
-//! | [`sys`] | system calls; the only place with `unsafe` |
-//! | [`filestore`] | one sparse host file: blocks, extents, holes, usage; knows no inode |
-//! | [`journal`] | the record codec and the log that lives in the filestore |
-//! | [`layer`] | read-only lower directories and how a stack of them merges; knows no upper |
-//! | [`upper`] | the in-memory tree, a state machine driven by journal records; knows no layer |
-//! | [`overlay`] | merge semantics: every file system operation on the merged view |
-//! | [`control`] | what looks inside: usage, check, diff |
-//! | [`fuse`] | the wire: kernel structs, decode, encode, mount, transports |
+//! | `sys` | system calls; the only place with `unsafe` |
+//! | `filestore` | one sparse host file: blocks, extents, holes, usage; knows no inode |
+//! | `journal` | the record codec and the log that lives in the filestore |
+//! | `layer` | read-only lower directories and how a stack of them merges; knows no upper |
+//! | `upper` | the in-memory tree, a state machine driven by journal records; knows no layer |
+//! | `overlay` | merge semantics: every file system operation on the merged view |
+//! | `control` | what looks inside a filestore: usage, check |
+//! | `fuse` | the wire: kernel structs, decode, encode, mount, transports |
+//! | `mount` | a mount from its settings to its end |
+//! | [`daemon`] | into the background, readiness, signals |
 //!
 //! Lock order (outer first): overlay per-file I/O lock → overlay state → filestore allocator.
 //! The filestore's I/O gate is taken last and never held while another lock is acquired.
 
-pub mod attr;
-pub mod block;
-pub mod config;
-pub mod control;
-pub mod errno;
-pub mod filestore;
-pub mod fuse;
-pub mod journal;
-pub mod layer;
+mod attr;
+mod block;
+mod config;
+mod control;
+pub mod daemon;
+mod errno;
+mod filestore;
+mod fuse;
+mod journal;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "identities, keys and path resolution are for an upper decided by names"
+)]
+mod layer;
 pub mod metrics;
-pub mod name;
-pub mod overlay;
-pub mod posix_acl;
-pub mod sys;
-pub mod upper;
+mod mount;
+mod name;
+mod overlay;
+mod posix_acl;
+mod sys;
+mod upper;
 
-/// The reference model and its random operations. They drive [`overlay::Overlay`] itself, without a kernel, and so
-/// are part of this crate: `cargo test -p overcoat --lib model::`.
+pub use attr::FileType;
+pub use config::{Config, Durability, IdMap, IdRange, Medium};
+pub use control::{Report, Upper, UpperError, UpperUsage};
+pub use errno::Errno;
+pub use fuse::{Atime, MountOptions, Settings, Transport, Unmounter, Validity};
+pub use journal::Recovery;
+pub use mount::{Mount, MountBuilder, StartError};
+pub use overlay::{Change, ChangeKind, Usage};
+
+/// The reference model and its random operations. They drive `Overlay` itself, without a kernel, and so are part of
+/// this crate: `cargo test -p overcoat --lib model::`.
 #[cfg(test)]
 #[path = "../tests/model/mod.rs"]
 mod model;

@@ -57,6 +57,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("fuse", &["errno", "attr", "name", "config", "metrics", "sys", "overlay"]),
+    ("mount", &["errno", "config", "metrics", "layer", "overlay", "fuse"]),
+    ("daemon", &["errno", "sys", "mount"]),
 ];
 
 /// Words that may stand only below one path.
@@ -71,7 +73,7 @@ fn manifest() -> &'static Path {
 
 /// Rust sources of the library and the command, relative to the workspace, with their code.
 fn sources() -> Vec<(String, String)> {
-    sources_in(&["src", "cli/src"])
+    sources_in(&["src", "cli/src", "bench/src"])
 }
 
 /// All Rust sources of the workspace, tests and benches included.
@@ -163,15 +165,26 @@ fn quoted(rest: &str) -> Option<usize> {
 
 /// The names that follow `crate::` in a file, groups in braces included.
 fn imports(code: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for (at, prefix) in code.match_indices("crate::") {
-        let rest = &code[at + prefix.len()..];
-        match rest.strip_prefix('{') {
-            Some(group) => found.extend(heads_of_group(group)),
-            None => found.extend(Some(word(rest)).filter(|w| !w.is_empty())),
-        }
+    after(code, "crate::").into_iter().flat_map(heads_of).collect()
+}
+
+/// What follows each occurrence of `prefix`.
+fn after<'a>(code: &'a str, prefix: &str) -> Vec<&'a str> {
+    code.match_indices(prefix).map(|(at, prefix)| &code[at + prefix.len()..]).collect()
+}
+
+/// The first name of a path, or of each path in a braced group.
+fn heads_of(rest: &str) -> Vec<String> {
+    match rest.strip_prefix('{') {
+        Some(group) => heads_of_group(group),
+        None => Some(word(rest)).filter(|w| !w.is_empty()).into_iter().collect(),
     }
-    found
+}
+
+/// All words of an import statement.
+fn names_of(rest: &str) -> impl Iterator<Item = &str> {
+    let statement = rest.split(';').next().unwrap_or(rest);
+    statement.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
 /// The first name of every path in a braced group.
@@ -216,6 +229,36 @@ fn imports_point_down_only() {
             let is_module = EDGES.iter().any(|(module, _)| *module == name);
             if is_module && name != module && !allowed.contains(&name.as_str()) {
                 wrong.push(format!("{path}: {module} may not import from {name}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The public modules of the library; everything else that is public is named at its root.
+const PUBLIC_MODULES: &[&str] = &["daemon", "metrics"];
+
+#[test]
+fn other_crates_come_in_by_the_front_door() {
+    let code = code_of(&std::fs::read_to_string(manifest().join("src/lib.rs")).expect("lib.rs"));
+    let is_public = |name: &str| code.contains(&format!("pub mod {name};"));
+    for (module, _) in EDGES {
+        assert_eq!(is_public(module), PUBLIC_MODULES.contains(module), "{module} in src/lib.rs");
+    }
+    assert_eq!(
+        code.matches("pub mod ").count(),
+        PUBLIC_MODULES.len(),
+        "a public module in src/lib.rs"
+    );
+    let exported = after(&code, "pub use ");
+    let exported: BTreeSet<&str> = exported.iter().flat_map(|tail| names_of(tail)).collect();
+    let mut wrong = Vec::new();
+    for (path, code) in sources_in(&["cli/src", "cli/tests", "bench/src", "tests/common"]) {
+        for tail in after(&code, "overcoat::") {
+            for name in heads_of(tail) {
+                if !exported.contains(name.as_str()) && !PUBLIC_MODULES.contains(&name.as_str()) {
+                    wrong.push(format!("{path}: overcoat::{name} is not the front door"));
+                }
             }
         }
     }

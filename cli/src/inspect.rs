@@ -1,63 +1,34 @@
 //! Looking inside from without: what a filestore takes, and whether it is whole.
 
 use std::fmt::Write as _;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use overcoat::config::FILESTORE_NAME;
-use overcoat::control::{self, Report};
-use overcoat::filestore::OpenError;
+use overcoat::{Report, Upper, UpperUsage};
 
 use crate::failure::Failure;
-use crate::preflight::errno_text;
 use crate::text::bytes;
-
-/// The unit of `st_blocks`, in bytes.
-const SECTOR: u64 = 512;
 
 /// `overcoat usage`: what is used, as text. Of a mounted filestore only what the host accounts for.
 pub fn usage(place: &Path) -> Result<String, Failure> {
-    let file = filestore(place)?;
-    let meta = file.metadata().map_err(|error| failed(&file, described(&error)))?;
-    let mut lines = vec![("on disk", size(meta.blocks() * SECTOR))];
-    match control::check(&file) {
-        Ok(report) => {
-            lines.push(("data", size(report.data_bytes)));
-            lines.push(("journal", size(report.journal_bytes)));
-            lines.push(("inodes", report.inodes.to_string()));
+    let upper = Upper::open(place).map_err(Failure::run_time)?;
+    Ok(match upper.usage().map_err(Failure::run_time)? {
+        UpperUsage::Mounted { host_bytes } => {
+            table(&[("on disk", size(host_bytes)), ("mounted", "yes".to_owned())])
         }
-        Err(OpenError::InUse) => lines.push(("mounted", "yes".to_owned())),
-        Err(error) => return Err(failed(&file, error)),
-    }
-    Ok(table(&lines))
+        UpperUsage::Unmounted(usage) => table(&[
+            ("on disk", size(usage.host_bytes)),
+            ("data", size(usage.data_bytes)),
+            ("journal", size(usage.metadata_bytes)),
+            ("inodes", usage.inodes.to_string()),
+        ]),
+    })
 }
 
 /// `overcoat check`: what was found, as text, and whether the filestore is whole.
 pub fn check(place: &Path) -> Result<(String, bool), Failure> {
-    let file = filestore(place)?;
-    let report = control::check(&file).map_err(|error| failed(&file, error))?;
+    let upper = Upper::open(place).map_err(Failure::run_time)?;
+    let report = upper.check().map_err(Failure::run_time)?;
     Ok((findings(&report), report.faults.is_empty()))
-}
-
-/// The filestore that `place` is or holds.
-fn filestore(place: &Path) -> Result<PathBuf, Failure> {
-    let meta = place.metadata().map_err(|error| failed(place, described(&error)))?;
-    if !meta.is_dir() {
-        return Ok(place.to_owned());
-    }
-    let file = place.join(FILESTORE_NAME);
-    match file.symlink_metadata() {
-        Ok(_) => Ok(file),
-        Err(_) => Err(failed(place, format!("no {FILESTORE_NAME} in it"))),
-    }
-}
-
-fn described(error: &std::io::Error) -> String {
-    errno_text(overcoat::errno::of_io(error))
-}
-
-fn failed(place: &Path, reason: impl std::fmt::Display) -> Failure {
-    Failure::run_time(format!("{}: {reason}", place.display()))
 }
 
 fn findings(report: &Report) -> String {
@@ -126,12 +97,5 @@ mod tests {
         let text = findings(&report);
         assert!(text.starts_with("fault: tree: oddline\nnote: the last mount"), "{text}");
         assert!(text.lines().last().is_some_and(|line| line.starts_with("damaged: ")), "{text}");
-    }
-
-    #[test]
-    fn what_holds_no_filestore_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let line = check(dir.path()).unwrap_err().line().to_owned();
-        assert!(line.ends_with("no .overcoat.filestore in it"), "{line}");
     }
 }

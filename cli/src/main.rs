@@ -1,7 +1,6 @@
 //! The `overcoat` command.
 
 mod args;
-mod daemon;
 mod failure;
 mod inspect;
 mod log;
@@ -9,7 +8,7 @@ mod mount;
 mod options;
 mod preflight;
 mod run;
-mod serve;
+mod settings;
 mod text;
 
 use std::io::Write;
@@ -20,7 +19,7 @@ use failure::Failure;
 
 fn main() -> ExitCode {
     // First of all, while every open descriptor is the caller's.
-    let inherited = overcoat::sys::process::inherited_descriptors();
+    let inherited = overcoat::daemon::inherited_descriptors();
     match dispatch(inherited) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -4,18 +4,16 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use overcoat::config::Config;
-use overcoat::fuse::Settings;
-use overcoat::sys::process::Signals;
+use overcoat::daemon::{self, Side, Signals};
+use overcoat::{Config, Medium, Mount, MountBuilder};
 use tracing::Level;
 
 use crate::args::MountCall;
-use crate::daemon::{self, Side};
 use crate::failure::Failure;
 use crate::log::{self, Sink};
 use crate::options::Options;
 use crate::preflight::{self, errno_text};
-use crate::serve::{self, Served};
+use crate::settings;
 
 /// The source that mountinfo shows where none was given.
 const DEFAULT_SOURCE: &str = "overcoat";
@@ -23,8 +21,7 @@ const DEFAULT_SOURCE: &str = "overcoat";
 /// A mount which can be made as far as can be known beforehand.
 struct Plan {
     options: Options,
-    config: Config,
-    settings: Settings,
+    builder: MountBuilder,
     mountpoint: PathBuf,
 }
 
@@ -48,24 +45,27 @@ pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
     };
     if call.foreground {
         log::start(sink, Level::INFO);
-        let signals = serve::block_ending_signals()?;
-        return mount(plan)?.run_until_signalled(signals);
+        let (mount, signals) = start(plan)?;
+        return serve(mount, signals);
     }
-    match daemon::split()? {
-        Side::Foreground(waiting) => waiting.outcome(),
+    let side = daemon::split().map_err(|error| {
+        Failure::run_time(format!("{}: {}", error.call, errno_text(error.errno)))
+    })?;
+    match side {
+        Side::Foreground(waiting) => waiting.outcome().map_err(Failure::run_time),
         Side::Daemon(reporter) => {
             log::start(sink, Level::INFO);
             match start(plan) {
-                Ok((served, signals)) => {
+                Ok((mount, signals)) => {
                     reporter.ready(inherited).map_err(|error| {
                         Failure::run_time(format!("becoming a daemon: {}", errno_text(error)))
                     })?;
-                    served.run_until_signalled(signals).inspect_err(|failure| {
+                    serve(mount, signals).inspect_err(|failure| {
                         tracing::error!("{}", failure.line());
                     })
                 }
                 Err(failure) => {
-                    reporter.failed(&failure);
+                    reporter.failed(failure.line());
                     std::process::exit(i32::from(failure.code()));
                 }
             }
@@ -73,23 +73,26 @@ pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
     }
 }
 
-fn start(plan: Plan) -> Result<(Served, Signals), Failure> {
-    let signals = serve::block_ending_signals()?;
-    Ok((mount(plan)?, signals))
-}
-
-fn mount(plan: Plan) -> Result<Served, Failure> {
+fn start(plan: Plan) -> Result<(Mount, Signals), Failure> {
+    let signals = daemon::block_ending_signals()
+        .map_err(|error| Failure::run_time(format!("signals: {}", errno_text(error))))?;
     preflight::raise_descriptor_limit();
     if !plan.options.contexts.is_empty() && Path::new("/sys/fs/selinux/enforce").exists() {
         tracing::warn!("SELinux labels are not set: {}", plan.options.contexts.join(","));
     }
-    let served = serve::mount(&plan.config, &plan.settings, &plan.mountpoint)?;
+    let mount = plan.builder.start().map_err(Failure::run_time)?;
     if let Some(propagation) = plan.options.propagation {
         if let Err(error) = rustix::mount::mount_change(&plan.mountpoint, propagation) {
             tracing::warn!("propagation stays as it is: {}", errno_text(error));
         }
     }
-    Ok(served)
+    Ok((mount, signals))
+}
+
+fn serve(mount: Mount, signals: Signals) -> Result<(), Failure> {
+    daemon::serve(mount, signals).map_err(|error| {
+        Failure::run_time(format!("the connection to the kernel broke: {}", errno_text(error)))
+    })
 }
 
 /// The options, with what the source stands for; unknown ones refused or, for engines, told.
@@ -133,9 +136,8 @@ fn plan(options: Options, call: &MountCall) -> Result<Plan, Failure> {
     }
     if let Some(upper) = &config.upper {
         preflight::directory("upperdir", upper)?;
-        overcoat::layer::check_overlap(upper, &config.lowers, false).map_err(Failure::run_time)?;
     }
-    if config.upper.is_none() && config.medium != overcoat::config::Medium::OwnFile {
+    if config.upper.is_none() && config.medium != Medium::OwnFile {
         let line = "medium= is for changes, and without upperdir= the mount is read-only: name one";
         return Err(Failure::run_time(line.to_owned()));
     }
@@ -143,8 +145,10 @@ fn plan(options: Options, call: &MountCall) -> Result<Plan, Failure> {
     preflight::fuse_device()?;
     let source = options.fsname.clone().or_else(|| call.source.clone());
     let source = source.unwrap_or_else(|| OsString::from(DEFAULT_SOURCE));
-    let settings = serve::settings(&options, source, config.upper.is_none());
-    Ok(Plan { options, config, settings, mountpoint })
+    let settings = settings::of(&options, source, config.upper.is_none());
+    let builder = Mount::builder(config, &mountpoint).settings(settings);
+    builder.check().map_err(Failure::run_time)?;
+    Ok(Plan { options, builder, mountpoint })
 }
 
 /// The daemon leaves the directory that it was started in.
@@ -155,9 +159,9 @@ fn absolute(mut config: Config) -> Result<Config, Failure> {
     };
     config.lowers = config.lowers.iter().map(|path| make(path)).collect::<Result<_, _>>()?;
     config.upper = config.upper.as_deref().map(make).transpose()?;
-    if let overcoat::config::Medium::Dir(dir) = &config.medium {
+    if let Medium::Dir(dir) = &config.medium {
         preflight::directory("medium=dir:", dir)?;
-        config.medium = overcoat::config::Medium::Dir(make(dir)?);
+        config.medium = Medium::Dir(make(dir)?);
     }
     Ok(config)
 }

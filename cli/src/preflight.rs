@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use overcoat::errno::{self, Errno};
+use overcoat::Errno;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 
@@ -58,7 +58,7 @@ pub fn raise_descriptor_limit() {
 
 /// What an error means for a directory that was asked for.
 pub fn describe(error: &io::Error) -> String {
-    match errno::of_io(error) {
+    match Errno::from_io_error(error).unwrap_or(Errno::IO) {
         Errno::NOENT => "no such directory".to_owned(),
         Errno::NOTCONN => {
             "a file system in user space died there ('umount -l' it first)".to_owned()

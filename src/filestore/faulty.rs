@@ -21,8 +21,6 @@ type Sector = [u8; SECTOR];
 pub enum Fault {
     /// That call fails; later ones work.
     Once(u64, Errno),
-    /// That call and all after it fail.
-    From(u64, Errno),
     /// That call changes only part of what it should, and nothing changes after: a kill.
     Kill(u64),
 }
@@ -47,20 +45,22 @@ struct State {
 #[derive(Clone, Debug, Default)]
 pub struct Faulty(Arc<Mutex<State>>);
 
-/// A small random generator, so that a seed tells all.
+/// A seeded random generator: the same seed gives the same numbers on every machine.
 #[derive(Clone, Debug)]
-pub struct Rng(pub u64);
+pub struct Rng(fastrand::Rng);
 
 impl Rng {
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    pub fn new(seed: u64) -> Rng {
+        Rng(fastrand::Rng::with_seed(seed))
     }
+
+    pub fn draw(&mut self) -> u64 {
+        self.0.u64(..)
+    }
+
+    /// Below `n`; 0 where `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.draw() % n.max(1)
+        self.0.u64(..n.max(1))
     }
 }
 
@@ -113,7 +113,6 @@ impl State {
         self.calls += 1;
         match self.fault {
             Some(Fault::Once(at, err)) if n == at => Err(err),
-            Some(Fault::From(at, err)) if n >= at => Err(err),
             Some(Fault::Kill(at)) if n == at => Ok(false),
             Some(Fault::Kill(at)) if n > at => Err(Errno::IO),
             _ => Ok(true),

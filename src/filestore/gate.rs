@@ -3,14 +3,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 
 /// Two counters of I/O under way, used in turns. The barrier switches to the other one and waits
 /// until the one left behind is zero.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    turn: AtomicU64,
-    busy: [AtomicU64; 2],
+    turn: CachePadded<AtomicU64>,
+    /// Every I/O changes one of these, and only reads `turn`: each has a cache line of its own.
+    busy: [CachePadded<AtomicU64>; 2],
     /// Held by the one barrier under way; guards `ended`'s wait.
     barrier: Mutex<()>,
     waiting: Mutex<()>,

@@ -23,7 +23,6 @@ mod space;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -135,11 +134,6 @@ impl Filestore {
     /// Whether [`Filestore::sync`] does anything.
     pub fn durable(&self) -> bool {
         self.shared.durable
-    }
-
-    /// The host file, for splice and the like; the rules of the gate and of whole blocks hold.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.shared.backing.fd()
     }
 
     /// Enters the I/O gate. Never waits. Take no lock, and call no method but the ones for I/O,
@@ -308,6 +302,7 @@ impl Filestore {
     }
 
     /// Changes the limit; what is used beyond it stays.
+    #[cfg(test)]
     pub fn set_limit(&self, blocks: Option<u64>) {
         self.shared.space.lock().limit = blocks;
     }
@@ -334,6 +329,7 @@ impl Filestore {
     }
 
     /// Blocks in use. Costs no system call.
+    #[cfg(test)]
     pub fn used_blocks(&self) -> u64 {
         self.shared.space.lock().used
     }
@@ -350,6 +346,7 @@ impl Filestore {
     }
 
     /// Freed blocks that wait for a sync point and a sync.
+    #[cfg(test)]
     pub fn pending_old_blocks(&self) -> u64 {
         self.shared.space.lock().old_blocks()
     }

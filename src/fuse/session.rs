@@ -18,6 +18,7 @@ use crate::fuse::reply::Validity;
 use crate::fuse::request::Request;
 use crate::fuse::sched_idle::{Placement, Watchdog};
 use crate::fuse::uring::{Helpers, Queues, Unavailable};
+use crate::metrics::Metrics;
 use crate::overlay::Overlay;
 use crate::sys::{fuse_dev, mount as sys};
 
@@ -336,6 +337,11 @@ impl Mounted {
         self.unmounter.clone()
     }
 
+    /// What is counted of the mount.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.dispatcher.metrics()
+    }
+
     /// Returns when the connection ended, by whomever it was ended, and the overlay was destroyed.
     /// A lazy unmount ends it when the last user leaves. Where the connection ended before the
     /// mount did (it was aborted, or a worker failed: the error), the mount is detached. Where a
@@ -389,6 +395,44 @@ impl Unmounter {
             (Err(Errno::NOENT | Errno::NOTDIR), _) => Ok(()),
             _ => mount::unmount(&self.mountpoint),
         }
+    }
+
+    /// Ends the mount for everybody, also for those who still use it: what they wrote is written back, the mount is
+    /// detached, and every request is `ENOTCONN` from then on. [`Mounted::run`] returns soon afterwards. Without
+    /// effect where this mount is not (or no longer) there.
+    ///
+    /// Without CAP_SYS_ADMIN this takes fusectl (/sys/fs/fuse/connections); where that is not mounted,
+    /// present users go on until they leave.
+    pub fn abort(&self) {
+        if let Err(error) = self.write_back() {
+            tracing::warn!("writing back before the mount is aborted: {error}");
+        }
+        if self.is_there() && sys::detach_by_force(&self.mountpoint).is_ok() {
+            return;
+        }
+        if let Some((_, connection)) = self.device() {
+            let path = format!("/sys/fs/fuse/connections/{connection}/abort");
+            if let Err(error) = std::fs::write(&path, "1") {
+                tracing::debug!(path, %error, "aborting the connection");
+            }
+        }
+        if let Err(errno) = self.unmount() {
+            tracing::warn!(%errno, "unmounting");
+        }
+    }
+
+    /// Whether the mountpoint leads to this mount.
+    fn is_there(&self) -> bool {
+        self.identity.is_some() && sys::identity(&self.mountpoint).ok() == self.identity
+    }
+
+    /// Has the kernel write back what it holds for this mount.
+    fn write_back(&self) -> std::io::Result<()> {
+        if !self.is_there() {
+            return Ok(());
+        }
+        let root = std::fs::File::open(&self.mountpoint)?;
+        Ok(rustix::fs::syncfs(root)?)
     }
 
     /// Lets the kernel gather as many dirty pages for this mount as for any other, which takes

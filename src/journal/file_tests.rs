@@ -117,7 +117,7 @@ fn concurrent_writers_readers_and_frees_keep_their_data() {
         for t in 0..3_u64 {
             let store = &store;
             s.spawn(move || {
-                let mut rng = Rng(t);
+                let mut rng = Rng::new(t);
                 let mut mine: Vec<(Extent, u8)> = Vec::new();
                 for _ in 0..1500 {
                     if mine.len() < 50 || rng.below(2) == 0 {
@@ -214,7 +214,7 @@ fn named_files_are_locked_private_and_survive() {
     let fd = std::fs::File::open(dir.path()).unwrap();
     let name = Path::new(FILESTORE_NAME);
     let options = Options { durable: true, block_limit: None };
-    assert_eq!(journal::open(fd.as_fd(), name, options).unwrap_err(), OpenError::Missing);
+    assert_eq!(journal::open_read_only(fd.as_fd(), name).unwrap_err(), OpenError::Missing);
     let recovering = journal::open_or_create(fd.as_fd(), name, options).unwrap();
     let (store, mut log) =
         recovering.replay::<Errno>(|_| Err(Errno::UCLEAN)).unwrap().start().unwrap();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use rustix::io::Errno;
 
 use super::chain::{Chain, Reserved, SMALLEST};
-use super::segment::{MAX_PAYLOAD, blocks_for, frame_size};
+use super::segment::{MAX_PAYLOAD, blocks_for};
 use super::superblock::Superblock;
 use crate::block::StoreBlock;
 use crate::errno::Result;
@@ -104,17 +104,12 @@ impl Log {
         Log { store, journal: Some(journal) }
     }
 
-    /// The filestore it lives in.
-    pub fn store(&self) -> &Arc<Filestore> {
-        &self.store
-    }
-
     /// Appends a frame of records. On return it is in the host's page cache: it survives the death
     /// of this process. Usually a copy in memory; a new segment now and then costs system calls, and
     /// [`Urgency::Freeing`] on a full host may cost a flush.
     ///
     /// # Errors
-    /// `ENOSPC` without room, `E2BIG` above [`super::MAX_PAYLOAD`], or what the host says. Nothing is
+    /// `ENOSPC` without room, `E2BIG` above [`MAX_PAYLOAD`], or what the host says. Nothing is
     /// appended then.
     pub fn append(&mut self, payload: &[u8], urgency: Urgency) -> Result<()> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
@@ -247,6 +242,7 @@ impl Log {
     ///
     /// # Errors
     /// What `write` and the host say; the old journal stays in force.
+    #[cfg(test)]
     pub fn checkpoint(
         &mut self,
         write: impl FnOnce(&mut CheckpointWriter) -> Result<()>,
@@ -415,7 +411,7 @@ impl CheckpointWriter {
     /// Appends a frame of records to the image.
     ///
     /// # Errors
-    /// `ENOSPC` when the host is full, `E2BIG` above [`super::MAX_PAYLOAD`], or what the host says:
+    /// `ENOSPC` when the host is full, `E2BIG` above [`MAX_PAYLOAD`], or what the host says:
     /// drop the writer then.
     pub fn write(&mut self, payload: &[u8]) -> Result<()> {
         let Some(chain) = &mut self.chain else { return Ok(()) };
@@ -423,11 +419,6 @@ impl CheckpointWriter {
             return Err(Errno::TOOBIG);
         }
         chain.append_boundless(payload)
-    }
-
-    /// Bytes of frames so far, for a payload of this size more.
-    pub fn bytes_with(&self, payload: usize) -> u64 {
-        self.chain.as_ref().map_or(0, |c| c.bytes) + frame_size(payload) as u64
     }
 }
 

@@ -19,15 +19,18 @@ mod superblock;
 #[cfg(test)]
 mod tests;
 
-pub use crate::filestore::OpenError;
-pub use log::{CheckpointWriter, Log, PendingCheckpoint, Stats, Urgency};
-pub use replay::{Recovering, Recovery, Replayed, open, open_or_create, open_read_only, unkept};
-pub use segment::MAX_PAYLOAD;
+pub use log::{Log, Urgency};
+pub use replay::{Recovery, Replayed, open_or_create, open_read_only, unkept};
 
 type Result<T, E = rustix::io::Errno> = std::result::Result<T, E>;
 
 /// Bytes that nobody can guess.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+///
+/// # Errors
+/// Of getrandom(2): `ENOSYS` before Linux 3.17, `EPERM` where a seccomp filter forbids it.
+fn random<const LEN: usize>() -> Result<[u8; LEN]> {
+    const { assert!(LEN <= 256, "getrandom(2) gives this many at once, whatever interrupts it") };
+    let mut bytes = [0; LEN];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes)
 }

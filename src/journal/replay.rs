@@ -81,22 +81,21 @@ pub struct Replayed {
 }
 
 /// The running boot's id; a random one where there is none, which errs on the safe side.
-fn boot_id() -> [u8; 16] {
+fn boot_id() -> Result<[u8; 16], OpenError> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&hex, 16).map_or_else(|_| random_id(), u128::to_be_bytes)
-}
-
-fn random_id() -> [u8; 16] {
-    (u128::from(random()) << 64 | u128::from(random())).to_be_bytes()
+    match u128::from_str_radix(&hex, 16) {
+        Ok(id) => Ok(id.to_be_bytes()),
+        Err(_) => random().map_err(|err| OpenError::Host("given an id", err)),
+    }
 }
 
 /// Writes an empty filestore: superblock and first segment.
 fn format(backing: &dyn Backing, boot: [u8; 16]) -> Result<()> {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-    let uuid = random_id();
+    let uuid = random()?;
     let first = Extent { start: superblock::END, len: SMALLEST };
-    let header = Header { extent: first, sequence: 1, seed: random() };
+    let header = Header { extent: first, sequence: 1, seed: u64::from_ne_bytes(random()?) };
     let write = |StoreOffset(offset), bytes: &[u8]| {
         let n = backing.write_at(&[std::io::IoSlice::new(bytes)], offset)?;
         if n == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
@@ -128,7 +127,7 @@ pub fn open_or_create(
     name: &Path,
     options: Options,
 ) -> Result<Recovering, OpenError> {
-    let boot = boot_id();
+    let boot = boot_id()?;
     loop {
         if let Some(file) = filestore::open_named(dir, name, Access::ReadWrite)? {
             return recover(Box::new(file), options, Access::ReadWrite, boot);
@@ -140,22 +139,13 @@ pub fn open_or_create(
     }
 }
 
-/// Opens the filestore `name` in `dir` for mounting.
-///
-/// # Errors
-/// See [`OpenError`]; nothing is changed then.
-pub fn open(dir: BorrowedFd<'_>, name: &Path, options: Options) -> Result<Recovering, OpenError> {
-    let file = filestore::open_named(dir, name, Access::ReadWrite)?.ok_or(OpenError::Missing)?;
-    recover(Box::new(file), options, Access::ReadWrite, boot_id())
-}
-
 /// Opens the filestore `name` in `dir` to look at it: it can be replayed, not started.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub fn open_read_only(dir: BorrowedFd<'_>, name: &Path) -> Result<Recovering, OpenError> {
     let file = filestore::open_named(dir, name, Access::ReadOnly)?.ok_or(OpenError::Missing)?;
-    recover(Box::new(file), Options::default(), Access::ReadOnly, boot_id())
+    recover(Box::new(file), Options::default(), Access::ReadOnly, boot_id()?)
 }
 
 /// A filestore that ends with the mount, and a log that forgets. The reclaimer runs.
@@ -310,11 +300,6 @@ impl Recovering {
         &self.recovery
     }
 
-    /// The filestore's identity.
-    pub fn uuid(&self) -> [u8; 16] {
-        self.superblock.uuid
-    }
-
     /// Hands the payload of every frame that holds to `apply`, in order.
     ///
     /// # Errors
@@ -341,6 +326,7 @@ impl Recovering {
 
 impl Replayed {
     /// What opening found out.
+    #[cfg(test)]
     pub fn recovery(&self) -> &Recovery {
         &self.recovering.recovery
     }

@@ -177,7 +177,7 @@ impl Segment {
         extent: Extent,
         sequence: u64,
     ) -> Result<Segment> {
-        let header = Header { extent, sequence, seed: super::random() };
+        let header = Header { extent, sequence, seed: u64::from_ne_bytes(super::random()?) };
         let mut segment = Segment::resume(store, header, HEADER)?;
         segment.write(store, 0, &header.encode(uuid), &[])?;
         Ok(segment)

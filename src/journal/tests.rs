@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::log::CheckpointWriter;
 use super::replay::testing::{formatted, opened};
+use super::segment::MAX_PAYLOAD;
 use super::*;
 use crate::block::BLOCK_SIZE;
-use crate::filestore::Filestore;
 use crate::filestore::faulty::{Fault, Faulty, Rng};
+use crate::filestore::{Filestore, OpenError};
 
 /// Frames that a file replays to during boot `boot`, and what opening found out.
 fn frames(file: &Faulty, boot: u8) -> Result<(Vec<Vec<u8>>, Recovery), OpenError> {
@@ -261,7 +263,7 @@ struct Session {
 
 impl Session {
     fn run(&mut self, file: &Faulty, seed: u64, durable: bool) -> Result<()> {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let mut tree = Tree::new();
         self.states.push(tree.clone());
         let (store, mut log) = log(file, durable, 1)?;
@@ -354,7 +356,7 @@ fn a_failed_call_changes_nothing_that_was_kept() {
 
 #[test]
 fn a_power_cut_keeps_what_was_synced() {
-    let mut rng = Rng(42);
+    let mut rng = Rng::new(42);
     for seed in 0..60 {
         let whole = formatted();
         let start = whole.calls();
@@ -473,7 +475,7 @@ fn assert_prefix_or_error(bytes: &[u8], all: &[Vec<u8>], what: &str) {
 #[test]
 fn flipped_bytes_give_a_prefix_or_an_error() {
     let (bytes, all) = sample();
-    let mut rng = Rng(7);
+    let mut rng = Rng::new(7);
     for round in 0..10_000 {
         let mut bad = bytes.clone();
         for _ in 0..1 + rng.below(4) {

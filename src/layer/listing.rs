@@ -40,10 +40,6 @@ impl Listing {
         self.entries.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// The entry at `index` in byte order of the names.
     pub fn at(&self, index: usize) -> Option<Entry<'_>> {
         self.entries.get(index).map(|slot| self.entry(slot))
@@ -59,11 +55,13 @@ impl Listing {
         self.entries.binary_search_by(|slot| self.name(slot).cmp(name))
     }
 
+    #[cfg(test)]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> + DoubleEndedIterator {
         self.entries.iter().map(|slot| self.entry(slot))
     }
 
     /// Bytes of memory taken.
+    #[cfg(test)]
     pub fn memory(&self) -> usize {
         size_of_val(&*self.names) + size_of_val(&*self.entries)
     }

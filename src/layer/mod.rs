@@ -28,8 +28,8 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
-pub use error::{LayerError, Relation, check_overlap};
+pub use error::{LayerError, check_overlap};
 pub use identity::LayerIdentity;
-pub use listing::{Entry, Listing};
+pub use listing::Listing;
 pub use object::OpenFile;
 pub use stack::{FileKey, LowerNode, Stack};

@@ -133,6 +133,7 @@ impl Stack {
     }
 
     /// Closes the directories that are kept open to look names up in.
+    #[cfg(test)]
     pub fn shrink(&self) {
         self.dirs.clear();
     }

@@ -322,3 +322,10 @@ fn check_origins(tree: &Tree, stack: &Stack, config: &Config) -> Result<(), Open
         }
     }
 }
+
+/// Ends the threads and closes the upper in order, where [`Overlay::destroy`] has not done so.
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        self.destroy();
+    }
+}

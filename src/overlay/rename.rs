@@ -28,9 +28,6 @@ pub enum RenameFlags {
 }
 
 impl RenameFlags {
-    /// rename(2).
-    pub const PLAIN: RenameFlags = RenameFlags::Move { no_replace: false, leave_whiteout: false };
-
     /// From the bits of renameat2(2).
     ///
     /// # Errors
@@ -218,7 +215,7 @@ mod tests {
         let moved =
             |no_replace, leave_whiteout| Ok(RenameFlags::Move { no_replace, leave_whiteout });
         let want = [
-            Ok(RenameFlags::PLAIN),
+            moved(false, false),
             moved(true, false),
             Ok(RenameFlags::Exchange),
             Err(Errno::INVAL),

@@ -27,16 +27,6 @@ impl Window {
         Ok(Window { map })
     }
 
-    /// Bytes.
-    pub fn len(&self) -> usize {
-        self.map.len()
-    }
-
-    /// Whether the window is empty.
-    pub fn is_empty(&self) -> bool {
-        self.map.len() == 0
-    }
-
     /// Copies `bytes` to `offset` within the window. False, and nothing written, when they do not
     /// fit. `&mut` keeps two writers of one window apart.
     #[must_use]

@@ -31,6 +31,13 @@ pub fn detach(target: &Path) -> Result<()> {
     rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
 }
 
+/// As [`detach`]; before, requests that wait for the file system's daemon fail, and later ones do at once
+/// (`umount_begin` of the file system, fs/fuse/inode.c). `EPERM` without CAP_SYS_ADMIN.
+pub fn detach_by_force(target: &Path) -> Result<()> {
+    let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    rustix::mount::unmount(target, flags)
+}
+
 /// Which mount it is that a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {

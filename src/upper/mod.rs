@@ -8,7 +8,7 @@ mod extent_map;
 mod inode;
 mod tree;
 
-pub use dir::{Dentry, Dir};
+pub use dir::Dentry;
 pub use extent_map::{ExtentMap, Segment, Source};
-pub use inode::{Inode, Kind, Origin, Xattrs};
+pub use inode::{Inode, Kind};
 pub use tree::{Broken, Tree};

@@ -75,10 +75,6 @@ impl Tree {
         self.inodes.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.inodes.is_empty()
-    }
-
     pub fn inodes(&self) -> impl Iterator<Item = (InodeNo, &Inode)> {
         self.inodes.iter().map(|(ino, inode)| (*ino, &**inode))
     }

@@ -1,13 +1,13 @@
-//! A small seeded generator (SplitMix64): the same seed gives the same test on every machine.
+//! A seeded generator: the same seed gives the same test on every machine.
 
 /// A stream of pseudo-random numbers.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng(fastrand::Rng);
 
 impl Rng {
     /// The stream of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     /// A stream with the seed of `OVERCOAT_TEST_SEED`, or of the clock; it is printed, so that a
@@ -21,22 +21,18 @@ impl Rng {
             .unwrap(),
         };
         eprintln!("{what}: OVERCOAT_TEST_SEED={seed}");
-        Self(seed)
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     /// The next number.
     #[expect(clippy::should_implement_trait, reason = "it never ends: an Option would say nothing")]
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.u64(..)
     }
 
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.0.u64(..end)
     }
 
     /// True once in `n` times.

@@ -15,6 +15,7 @@ mod full_disk;
 mod ioctl;
 mod kill;
 mod layers;
+mod library;
 mod locks;
 mod names;
 mod passthrough;

@@ -8,8 +8,7 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use overcoat::config::{Config, Durability, IdMap, Medium};
-use overcoat::fuse::Transport;
+use overcoat::{Config, Durability, IdMap, Medium, Transport};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 pub use value::size;

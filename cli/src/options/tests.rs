@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use overcoat::config::IdRange;
+use overcoat::IdRange;
 use proptest::prelude::*;
 
 use super::*;

@@ -1,6 +1,6 @@
 //! The values that options take: sizes, switches, id mappings.
 
-use overcoat::config::IdRange;
+use overcoat::IdRange;
 
 use super::OptionError;
 

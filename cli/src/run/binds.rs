@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use overcoat::errno::{Errno, Result};
-use overcoat::sys::process::set_mount_read_only;
+use overcoat::Errno;
+use overcoat::daemon::set_mount_read_only;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -21,6 +21,8 @@ use rustix::mount::{
 
 use crate::failure::Failure;
 use crate::preflight::errno_text;
+
+type Result<T> = std::result::Result<T, Errno>;
 
 /// Always there, and as on the host.
 const SYSTEM: &[&str] = &["/proc", "/sys", "/dev"];

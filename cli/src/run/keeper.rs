@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use overcoat::errno::Errno;
-use overcoat::sys::process::{self, Fork, Signals};
+use overcoat::Errno;
+use overcoat::daemon::{self, Fork, Signals};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal};
 
@@ -83,7 +83,7 @@ fn keep(job: Job, signals: &Signals, runner: Pid) -> Result<u8, Failure> {
             .map_err(|error| Failure::run_time(format!("/ of the view: {}", errno_text(error))))?;
     }
     let keeper = rustix::process::getpid();
-    match process::fork()
+    match daemon::fork()
         .map_err(|error| Failure::run_time(format!("no fork: {}", errno_text(error))))?
     {
         Fork::Child => execute(&job.command, signals, keeper),

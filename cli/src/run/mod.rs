@@ -25,9 +25,8 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use overcoat::config::{Config, Durability, IdMap, Medium};
-use overcoat::errno::Errno;
-use overcoat::sys::process::{self, Fork, Signals};
+use overcoat::daemon::{self, Fork, Signals};
+use overcoat::{Config, Durability, Errno, IdMap, Medium, Mount};
 use rustix::fs::{Access, Mode};
 use rustix::mount::MountFlags;
 use rustix::pipe::PipeFlags;
@@ -39,7 +38,7 @@ use crate::failure::Failure;
 use crate::log::{self, Sink};
 use crate::options::{self, Options};
 use crate::preflight::{self, errno_text};
-use crate::serve::{self, Served};
+use crate::settings;
 use children::{Children, exit_code, signal};
 use keeper::{Job, Line};
 
@@ -119,8 +118,8 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
     let config = config(&request, medium, &workspace, as_user);
     let job = Job { command: request.command, directory, root: workspace.root(), binds };
     let keeper = Keeper::start(job, &signals)?;
-    let served = match view(&config, &workspace) {
-        Ok(served) => served,
+    let mount = match view(config, &workspace) {
+        Ok(mount) => mount,
         Err(failure) => {
             drop(keeper.go);
             children.end();
@@ -131,7 +130,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
     children.end();
     // From here on a signal may end this process: no command is left to be told.
     signals.unblock().map_err(|error| Failure::run_time(format!("signals: {error}")))?;
-    finish(served, code, request.keep.as_deref())
+    finish(&mount, code, request.keep.as_deref())
 }
 
 /// An unlinked file where the machine keeps big temporary files, else memory.
@@ -166,10 +165,13 @@ fn config(request: &Request, medium: Medium, workspace: &Workspace, as_user: boo
     }
 }
 
-fn view(config: &Config, workspace: &Workspace) -> Result<Served, Failure> {
+fn view(config: Config, workspace: &Workspace) -> Result<Mount, Failure> {
     preflight::raise_descriptor_limit();
-    let settings = serve::settings(&Options::default(), OsString::from("overcoat"), false);
-    serve::mount(config, &settings, &workspace.root())
+    Mount::builder(config, workspace.root())
+        .settings(settings::of(&Options::default(), OsString::from("overcoat"), false))
+        .upper_may_lie_in_layer()
+        .start()
+        .map_err(Failure::run_time)
 }
 
 /// A tmpfs that only this process and its children see.
@@ -224,7 +226,7 @@ impl Keeper {
         let (wait, go) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
         let (trouble, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
         let runner = rustix::process::getpid();
-        match process::fork().map_err(failed)? {
+        match daemon::fork().map_err(failed)? {
             Fork::Parent(pid) => Ok(Self { pid, go, trouble }),
             Fork::Child => {
                 drop((go, trouble));
@@ -262,17 +264,14 @@ impl Keeper {
 }
 
 /// Unmounts and tells what changed.
-fn finish(served: Served, code: Result<u8, Failure>, keep: Option<&Path>) -> Result<u8, Failure> {
-    let overlay = served.overlay();
-    served
-        .unmounter()
-        .unmount()
+fn finish(mount: &Mount, code: Result<u8, Failure>, keep: Option<&Path>) -> Result<u8, Failure> {
+    mount
+        .stop()
         .map_err(|error| Failure::run_time(format!("unmounting: {}", errno_text(error))))?;
-    served.run()?;
     let code = code?;
     let mut report = report::Report::default();
-    overlay.changes(&mut |change| report.take(&change));
-    let usage = overlay
+    mount.changes(&mut |change| report.take(&change));
+    let usage = mount
         .usage()
         .map_err(|error| Failure::run_time(format!("what is used: {}", errno_text(error))))?;
     eprint!("{}", report.text(&usage, keep));

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use overcoat::errno::Errno;
-use overcoat::sys::process::{self, Fork};
+use overcoat::Errno;
+use overcoat::daemon::{self, Fork};
 use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
@@ -24,7 +24,7 @@ const NO_GID_MAP: u8 = 2;
 /// Enters a mount namespace from which nothing spreads. True: in a user namespace of our own, as this
 /// user may not do it otherwise.
 pub fn enter() -> Result<bool, Failure> {
-    let own_users = match process::unshare(UnshareFlags::NEWNS) {
+    let own_users = match daemon::unshare(UnshareFlags::NEWNS) {
         Ok(()) => false,
         Err(Errno::PERM) => {
             enter_user_namespace()?;
@@ -39,7 +39,7 @@ pub fn enter() -> Result<bool, Failure> {
 
 /// A mount namespace like this one, for a process that changes its root.
 pub fn split_mounts() -> Result<(), Failure> {
-    process::unshare(UnshareFlags::NEWNS).map_err(|error| no_namespace("mount", error))
+    daemon::unshare(UnshareFlags::NEWNS).map_err(|error| no_namespace("mount", error))
 }
 
 fn no_namespace(kind: &str, error: Errno) -> Failure {
@@ -52,7 +52,7 @@ fn enter_user_namespace() -> Result<(), Failure> {
     let user = rustix::process::geteuid().as_raw();
     let group = rustix::process::getegid().as_raw();
     let mapper = Mapper::start(user, group)?;
-    process::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).map_err(|error| {
+    daemon::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).map_err(|error| {
         Failure::run_time(format!(
             "no user namespace: {} (this machine keeps them from ordinary users; try as root)",
             errno_text(error)
@@ -86,7 +86,7 @@ impl Mapper {
         let failed = |error| Failure::run_time(format!("no helper: {}", errno_text(error)));
         let (wait, go) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
-        match process::fork().map_err(failed)? {
+        match daemon::fork().map_err(failed)? {
             Fork::Parent(pid) => Ok(Self { pid, go }),
             Fork::Child => {
                 drop(go);
@@ -136,13 +136,10 @@ fn map(helper: &str, target: u32, own: u32, range: Option<Range>) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
+/// The name of a user, wherever the system keeps its users (nsswitch.conf(5)).
 fn user_name(user: u32) -> Option<String> {
-    let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(user)).then(|| name.to_owned())
-    })
+    let found = uzers::get_user_by_uid(user)?;
+    found.name().to_str().map(str::to_owned)
 }
 
 fn subordinate(file: &str, names: &[&str]) -> Option<Range> {

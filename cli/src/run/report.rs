@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use overcoat::attr::FileType;
-use overcoat::overlay::{Change, ChangeKind, Usage};
+use overcoat::{Change, ChangeKind, FileType, Usage};
 
 use super::binds;
 use crate::text::bytes;

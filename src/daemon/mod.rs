@@ -1,0 +1,13 @@
+//! What a process does around its mounts: it goes into the background, says when the mount answers, and ends the mount at
+//! a signal. Used by the command line; of use to every program that serves a mount.
+//!
+//! Also the system calls on processes that such a program needs and that no safe crate carries.
+
+mod background;
+mod signals;
+
+pub use crate::sys::process::{
+    Fork, Signals, Taken, fork, inherited_descriptors, set_mount_read_only, unshare,
+};
+pub use background::{Reporter, Side, SplitError, Waiting, split};
+pub use signals::{block_ending_signals, serve};
