@@ -41,14 +41,6 @@ pub struct Time {
     pub nsec: u32,
 }
 
-impl Time {
-    /// The coarse real-time clock, as kernel file systems stamp inodes with.
-    pub fn now() -> Time {
-        let t = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-        Time { sec: t.tv_sec, nsec: t.tv_nsec as u32 }
-    }
-}
-
 /// File types, by their `S_IFMT` values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileType {

@@ -59,12 +59,14 @@ impl Overlay {
     /// Changes attributes; returns all of them. A new size takes effect together with the rest.
     pub fn setattr(&self, ino: InodeNo, set: &SetAttr, caller: &Caller) -> Result<Attr> {
         let _io = set.size.map(|_| self.io_lock(ino));
+        // The kernel's own time of the change, where it keeps the times.
+        let now = set.ctime.unwrap_or_else(|| self.clock.now());
         let new_owner = set.uid.is_some() || set.gid.is_some();
         let strips = new_owner
             || set.kill_suidgid && set.size.is_some()
             || self.is_chown_of_nothing(ino, set, caller)?;
         if !strips && set.is_of_times() {
-            if let Some(attr) = self.set_times_of_unlinked(ino, set)? {
+            if let Some(attr) = self.set_times_of_unlinked(ino, set, now)? {
                 return Ok(attr);
             }
         }
@@ -73,7 +75,7 @@ impl Overlay {
         if let Some(size) = set.size {
             self.clear_tail(ino, size)?;
         }
-        let mut tx = self.begin()?;
+        let mut tx = self.begin_at(now)?;
         let old = tx.raise(ino, &prepared)?;
         let mut image = old;
         if let Some(size) = set.size {
@@ -110,17 +112,22 @@ impl Overlay {
 impl Overlay {
     /// The times of a file of a layer that was unlinked are nobody's when the mount ends: they need no record.
     /// (The kernel's writeback cache sends them after each unlink.) `None` for any other inode.
-    fn set_times_of_unlinked(&self, ino: InodeNo, set: &SetAttr) -> Result<Option<Attr>> {
+    fn set_times_of_unlinked(
+        &self,
+        ino: InodeNo,
+        set: &SetAttr,
+        now: Time,
+    ) -> Result<Option<Attr>> {
         let mut st = self.state.write();
         if st.log.is_none() || st.tree.contains(ino) {
             return Ok(None);
         }
         let lower = st.nodes.get_mut(&ino).and_then(|node| node.lower.as_deref_mut());
         let Some(lower) = lower.filter(|lower| lower.attr.nlink == 0) else { return Ok(None) };
-        let (now, attr) = (Time::now(), &mut lower.attr);
+        let attr = &mut lower.attr;
         attr.atime = resolve(set.atime, now, attr.atime);
         attr.mtime = resolve(set.mtime, now, attr.mtime);
-        attr.ctime = set.ctime.unwrap_or(now);
+        attr.ctime = now;
         Ok(Some(*attr))
     }
 }
@@ -146,5 +153,5 @@ fn change(image: &mut InodeImage, set: &SetAttr, now: Time) {
     image.gid = set.gid.unwrap_or(image.gid);
     image.atime = resolve(set.atime, now, image.atime);
     image.mtime = resolve(set.mtime, now, image.mtime);
-    image.ctime = set.ctime.unwrap_or(now);
+    image.ctime = now;
 }

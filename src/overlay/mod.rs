@@ -16,6 +16,7 @@ mod acl;
 mod attr_ops;
 mod caller;
 mod changes;
+mod clock;
 mod create;
 mod io;
 mod lookup;
@@ -49,6 +50,7 @@ use crate::config::Durability;
 use crate::errno::{Errno, Result};
 use crate::filestore::{Claim, Filestore};
 use crate::layer::Stack;
+use clock::Clock;
 use lower_files::LowerFiles;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use state::State;
@@ -69,6 +71,8 @@ pub struct Overlay {
     store: Arc<Filestore>,
     /// The upper, the looked-up inodes and the journal.
     state: RwLock<State>,
+    /// What changes are stamped with.
+    clock: Clock,
     /// Serialises what changes the data of one file; by inode number. Taken before `state`.
     io: [Mutex<()>; 64],
     /// Open descriptors of lower files. Its lock is taken last.

@@ -1,6 +1,7 @@
 //! Opening a view: layers, filestore, replay; and its end.
 
 use super::Overlay;
+use super::clock::Clock;
 use super::state::State;
 use super::upkeep::Upkeep;
 use crate::attr::{Caller, InodeNo, LayerId};
@@ -137,6 +138,7 @@ impl Overlay {
             stack,
             store,
             state: RwLock::new(state),
+            clock: Clock::new(),
             io: [const { Mutex::new(()) }; 64],
             lower_files: Default::default(),
             inode_limit: AtomicU64::new(config.inode_limit.unwrap_or(0)),

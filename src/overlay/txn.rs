@@ -18,6 +18,7 @@ pub(super) struct Txn<'a> {
     st: RwLockWriteGuard<'a, State>,
     frame: Vec<u8>,
     new_inodes: u64,
+    /// What the change is stamped with.
     pub now: Time,
 }
 
@@ -27,12 +28,22 @@ impl Overlay {
     /// # Errors
     /// `EROFS` on a read-only view, and after [`Overlay::fail_read_only`].
     pub(super) fn begin(&self) -> Result<Txn<'_>> {
+        // Before the lock: the kernel does not send two changes of one inode at a time, so that no stamp of an inode
+        // is followed by an earlier one.
+        self.begin_at(self.clock.now())
+    }
+
+    /// Starts a change that needs no time of this process, or has the kernel's.
+    ///
+    /// # Errors
+    /// As of [`Overlay::begin`].
+    pub(super) fn begin_at(&self, now: Time) -> Result<Txn<'_>> {
         let mut st = self.state.write();
         // Under the lock: what waited for a change that failed does not change anything any more.
         self.writable()?;
         let mut frame = std::mem::take(&mut st.spare_frame);
         frame.clear();
-        Ok(Txn { overlay: self, st, frame, new_inodes: 0, now: Time::now() })
+        Ok(Txn { overlay: self, st, frame, new_inodes: 0, now })
     }
 }
 

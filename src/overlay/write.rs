@@ -3,6 +3,7 @@
 
 use super::Overlay;
 use super::attr_ops::{CAPABILITY, check_size, without_privilege};
+use super::clock;
 use super::io::{View, clip, covering, view};
 use crate::attr::{Caller, InodeNo};
 use crate::block::{BLOCK_SIZE, FileBlock, StoreBlock};
@@ -225,7 +226,8 @@ impl Overlay {
             None => true,
         };
         let prepared = self.prepare(ino)?;
-        let mut tx = self.begin()?;
+        let mut tx =
+            if effect.keep_times { self.begin_at(clock::coarse())? } else { self.begin()? };
         let image = tx.raise(ino, &prepared)?;
         let has_capability = tx.xattr(ino, CAPABILITY).is_some();
         let now = tx.now;

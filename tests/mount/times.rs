@@ -1,6 +1,11 @@
 //! Timestamps.
 
-use overcoat_tests::{Spec, fsx, mount_tests};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use overcoat_tests::rng::Rng;
+use overcoat_tests::{SetOnDrop, Spec, fsx, mount_tests, overcoat_only, tool};
+use rustix::fs::{FallocateFlags, FileType};
 
 const TIMES: [(i64, i64); 7] = [
     (0, 0),
@@ -11,6 +16,147 @@ const TIMES: [(i64, i64); 7] = [
     (1 << 33, 987_654_321),
     (1_700_000_000, 1),
 ];
+
+type Stamp = (i64, u32);
+
+/// Changes times with the kernel's stamp (of regular files, with the writeback cache) and with the daemon's, in
+/// random order, and tells each that bears an earlier time than one before it.
+fn stamped_too_early(directory: &Path, rounds: u64, seed: u64) -> Vec<String> {
+    let mut rng = Rng::new(seed);
+    let (file, sub) = (directory.join("file"), directory.join("sub"));
+    fsx::mkdir(&sub);
+    fsx::write(&file, vec![b'x'; 8192]);
+    let open = fsx::open_rw(&file);
+    let mut latest = (0, 0);
+    let mut too_early = Vec::new();
+    for round in 0..rounds {
+        let change = rng.below(CHANGES.len() as u64) as usize;
+        let stamps =
+            CHANGES[change](&Place { directory, sub: &sub, file: &file, open: &open, round });
+        for (number, stamp) in stamps.iter().enumerate() {
+            if *stamp < latest {
+                too_early.push(format!(
+                    "round {round}, change {change}, stamp {number}: {stamp:?} after {latest:?}"
+                ));
+            }
+        }
+        latest = stamps.into_iter().max().unwrap().max(latest);
+    }
+    too_early
+}
+
+struct Place<'a> {
+    directory: &'a Path,
+    sub: &'a Path,
+    file: &'a Path,
+    open: &'a std::fs::File,
+    round: u64,
+}
+
+impl Place<'_> {
+    /// The times of what is made, and that of its directory.
+    fn made(&self, make: impl FnOnce(&Path)) -> Vec<Stamp> {
+        let path = self.directory.join(format!("made{}", self.round));
+        make(&path);
+        let stat = fsx::statx(&path);
+        let times = [stat.stx_btime, stat.stx_mtime, stat.stx_ctime].map(stamp);
+        let mut all = vec![fsx::mtime(self.directory)];
+        all.extend(times);
+        // The next one shall find a directory that is no larger.
+        match std::fs::symlink_metadata(&path).unwrap().is_dir() {
+            true => std::fs::remove_dir(&path).unwrap(),
+            false => std::fs::remove_file(&path).unwrap(),
+        }
+        all.push(fsx::mtime(self.directory));
+        all
+    }
+
+    fn changed(&self) -> Vec<Stamp> {
+        let stat = fsx::statx(self.file);
+        vec![stamp(stat.stx_mtime), stamp(stat.stx_ctime)]
+    }
+}
+
+fn stamp(time: rustix::fs::StatxTimestamp) -> Stamp {
+    (time.tv_sec, time.tv_nsec)
+}
+
+/// UTIME_NOW and UTIME_OMIT of utimensat(2).
+const NOW: (i64, i64) = (0, 0x3fff_ffff);
+const OMIT: (i64, i64) = (0, 0x3fff_fffe);
+
+const CHANGES: [fn(&Place<'_>) -> Vec<Stamp>; 15] = [
+    |p| {
+        fsx::write_at(p.open, p.round % 8192, b"y");
+        p.changed()
+    },
+    |p| {
+        fsx::write_at(&fsx::open_rw(p.file), 0, b"z");
+        p.changed()
+    },
+    |p| {
+        p.open.set_len(8192 + p.round % 2).unwrap();
+        p.changed()
+    },
+    |p| {
+        fsx::fallocate(p.open, FallocateFlags::ZERO_RANGE, 0, 4096).unwrap();
+        p.changed()
+    },
+    |p| {
+        fsx::set_times(p.file, OMIT, NOW).unwrap();
+        p.changed()
+    },
+    |p| {
+        fsx::set_times(p.file, NOW, OMIT).unwrap();
+        let stat = fsx::statx(p.file);
+        vec![stamp(stat.stx_atime), stamp(stat.stx_ctime)]
+    },
+    |p| {
+        fsx::chmod(p.file, 0o600 + p.round as u32 % 2);
+        vec![stamp(fsx::statx(p.file).stx_ctime)]
+    },
+    |p| {
+        fsx::set_xattr(p.file, "user.round", &p.round.to_le_bytes()).unwrap();
+        vec![stamp(fsx::statx(p.file).stx_ctime)]
+    },
+    |p| p.made(|path| fsx::mkdir(path)),
+    |p| p.made(|path| std::os::unix::fs::symlink("x", path).unwrap()),
+    |p| p.made(|path| fsx::mknod(path, FileType::Fifo, 0o600, (0, 0)).unwrap()),
+    |p| p.made(|path| drop(std::fs::File::create(path).unwrap())),
+    |p| p.made(|path| fsx::write(path, "x")),
+    |p| {
+        std::fs::rename(p.file, p.sub.join("file")).unwrap();
+        let away = stamp(fsx::statx(p.sub.join("file")).stx_ctime);
+        std::fs::rename(p.sub.join("file"), p.file).unwrap();
+        vec![away, fsx::mtime(p.directory), fsx::mtime(p.sub), stamp(fsx::statx(p.file).stx_ctime)]
+    },
+    |p| {
+        fsx::set_times(p.sub, NOW, NOW).unwrap();
+        let stat = fsx::statx(p.sub);
+        let times = [stat.stx_atime, stat.stx_mtime, stat.stx_ctime].map(stamp);
+        fsx::chmod(p.sub, 0o700 + p.round as u32 % 2);
+        [&times[..], &[stamp(fsx::statx(p.sub).stx_ctime)]].concat()
+    },
+];
+
+/// How many changes each way of mounting is asked for; the whole is beyond 100,000 with OVERCOAT_TEST_ROUNDS=25000.
+fn rounds() -> u64 {
+    let asked = std::env::var("OVERCOAT_TEST_ROUNDS").ok();
+    asked.map_or(2_500, |rounds| rounds.parse().unwrap())
+}
+
+/// Each kind of step makes what a later one depends on: a file, a directory, a file written in place.
+const RULES: &str = "d2: f3
+	[ -d d2 ] && touch d2 || mkdir d2
+f3: p1
+	printf x >f3
+p1: d1
+	rm -f p1 && mkfifo p1
+d1: f1
+	rm -rf d1 && mkdir d1 && : >d1/f && touch d1
+f1: source
+	cat source >f1
+";
 
 mount_tests! {
     fn to_the_nanosecond_before_1970_and_after_2038(scratch) {
@@ -192,5 +338,58 @@ mount_tests! {
         mount.unmount();
         let mount = Spec::of(scratch).mount();
         assert_eq!(fsx::mtime(mount.path("f")), first, "after a remount");
+    }
+
+    fn what_happens_later_never_bears_an_earlier_time(scratch) {
+        overcoat_only!();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _done = SetOnDrop(&done);
+            // As any program of the host that changes a file and looks at it. The times it gets are exact, and
+            // the kernel stamps nothing with an earlier one from then on.
+            scope.spawn(|| {
+                let file = std::fs::File::create(scratch.path("host")).unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    fsx::write_at(&file, 0, b"x");
+                    file.metadata().unwrap();
+                }
+            });
+            for options in [
+                "transport=auto,writeback=on",
+                "transport=auto,writeback=off",
+                "transport=dev,writeback=on",
+                "transport=dev,writeback=off",
+            ] {
+                let mount = Spec::of(scratch).option(options).mount();
+                let directory = mount.path(options);
+                fsx::mkdir(&directory);
+                let wrong = stamped_too_early(&directory, rounds(), 1);
+                assert!(wrong.is_empty(), "{options}: {} times, first {}", wrong.len(), wrong[0]);
+            }
+        });
+    }
+
+    fn make_has_nothing_to_do_after_make(scratch) {
+        overcoat_only!();
+        if !overcoat_tests::have(&["make"]) {
+            return;
+        }
+        for options in ["writeback=on", "writeback=off"] {
+            let mount = Spec::of(scratch).option(options).mount();
+            let work = mount.path(options);
+            fsx::mkdir(&work);
+            fsx::write(work.join("Makefile"), RULES);
+            let make = |option: &str| {
+                let mut command = std::process::Command::new("make");
+                tool::output(command.arg(option).arg("-C").arg(&work))
+            };
+            for round in 0..rounds() / 50 {
+                fsx::write(work.join("source"), round.to_string());
+                let made = make("-s");
+                assert!(made.status.success(), "{made:?}");
+                let again = make("-q");
+                assert!(again.status.success(), "{options}, round {round}: {:?}", make("-n"));
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::model::lowers::name;
 use crate::model::op::{At, Make, Op, Pick, Set};
 use crate::model::reference::{Id, Kind, Name, ROOT, Reference, When, without_privilege};
 use crate::overlay::{DirEntry, Entry, FallocateMode, Overlay, Whence, Writer};
+use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -312,10 +313,15 @@ impl<H: Host> Harness<H> {
     /// Calls the overlay, and notes when.
     fn call<T>(&mut self, op: impl FnOnce(&Overlay) -> T) -> T {
         (self.before, self.cut) = (self.model.clone(), false);
-        let from = Time::now();
+        let from = read_clock(ClockId::RealtimeCoarse);
         let got = op(self.overlay());
-        self.model.window = (from, Time::now());
+        self.model.window = (from, read_clock(ClockId::Realtime));
         self.before.window = self.model.window;
         got
     }
+}
+
+fn read_clock(clock: ClockId) -> Time {
+    let time = clock_gettime(clock);
+    Time { sec: time.tv_sec, nsec: time.tv_nsec as u32 }
 }
