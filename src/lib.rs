@@ -23,7 +23,9 @@
 //! | [`daemon`] | into the background, readiness, signals |
 //!
 //! Lock order (outer first): overlay per-file I/O lock → overlay state → filestore allocator.
-//! The filestore's I/O gate is taken last and never held while another lock is acquired.
+//! The filestore's bytes are read and written through its I/O gate alone ([`filestore::Io`]). A block number comes from
+//! the upper, so the gate is entered while the state lock is held; for blocks that no map names yet, without. The
+//! gate is taken last, and left before any lock is acquired.
 
 mod attr;
 mod block;

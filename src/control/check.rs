@@ -1,12 +1,9 @@
 //! Verifies a filestore without changing it.
 
 use crate::block::BLOCK_SIZE;
-use crate::filestore::{self, Access, CLOSING, OpenError, patiently};
-use crate::journal::{self, Recovery};
-use crate::overlay::{ReplayError, apply_all, drop_orphans, mark_extents};
-use crate::upper::Tree;
-use rustix::fs::{Mode, OFlags};
-use std::os::fd::AsFd;
+use crate::filestore::OpenError;
+use crate::journal::Recovery;
+use crate::overlay::{Purpose, ReplayError, claim_and_open, drop_orphans, mark_extents, replay};
 use std::path::Path;
 
 /// What a check found.
@@ -38,17 +35,13 @@ pub fn check(file: &Path) -> Result<Report, OpenError> {
         _ => Path::new("."),
     };
     let name = file.file_name().ok_or(OpenError::Missing)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(parent, flags, Mode::empty()).map_err(host("opened"))?;
-    let _claim = filestore::claim(parent, Access::ReadOnly)?;
-    let recovering = patiently(CLOSING, || journal::open_read_only(dir.as_fd(), Path::new(name)))?;
+    let (_claim, recovering) = claim_and_open(parent, Path::new(name), Purpose::Check)?;
     let mut report = Report { recovery: *recovering.recovery(), ..Report::default() };
     if report.recovery.damaged_slot {
         report.faults.push("one of the superblock's two copies is damaged".into());
     }
-    let mut tree = Tree::default();
-    let replayed = match recovering.replay(|payload| apply_all(&mut tree, payload)) {
-        Ok(replayed) => replayed,
+    let (mut tree, replayed) = match replay(recovering) {
+        Ok(found) => found,
         Err(ReplayError::Host(err)) => return Err(OpenError::Host("read", err)),
         Err(err) => {
             report.faults.push(format!("journal: {err}"));

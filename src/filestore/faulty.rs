@@ -21,11 +21,31 @@ type Sector = [u8; SECTOR];
 pub enum Fault {
     /// That call fails; later ones work.
     Once(u64, Errno),
+    /// That call and all after it fail.
+    From(u64, Errno),
+    /// That call does what it should, and fails all the same; later ones work.
+    Late(u64, Errno),
+    /// That call, where it is a write, writes half of what it should and says so.
+    Short(u64),
+    /// The same, and the call after it fails.
+    ShortThen(u64, Errno),
     /// That call changes only part of what it should, and nothing changes after: a kill.
     Kill(u64),
+    /// The n-th read (counted from 0 by itself) fails; all else works.
+    Read(u64, Errno),
 }
 
-#[derive(Debug, Default)]
+/// How much of a call is done, and what it says then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Whole,
+    Late(Errno),
+    Short,
+    /// Half, and death.
+    Half,
+}
+
+#[derive(Clone, Debug, Default)]
 struct State {
     now: BTreeMap<u64, Sector>,
     len: u64,
@@ -35,7 +55,10 @@ struct State {
     since: BTreeMap<u64, Vec<Sector>>,
     lens: Vec<u64>,
     calls: u64,
+    reads: u64,
     fault: Option<Fault>,
+    /// The fault has happened.
+    struck: bool,
     /// Bytes that fit on the host.
     room: Option<u64>,
     sync_time: Duration,
@@ -107,16 +130,22 @@ impl State {
         }
     }
 
-    /// Counts a call; `Ok(true)`: do it, `Ok(false)`: do part of it and be dead.
-    fn step(&mut self) -> Result<bool> {
+    /// Counts a call that changes the file.
+    fn step(&mut self) -> Result<Step> {
         let n = self.calls;
         self.calls += 1;
-        match self.fault {
+        let step = match self.fault {
             Some(Fault::Once(at, err)) if n == at => Err(err),
-            Some(Fault::Kill(at)) if n == at => Ok(false),
+            Some(Fault::From(at, err)) if n >= at => Err(err),
+            Some(Fault::ShortThen(at, err)) if n == at + 1 => Err(err),
             Some(Fault::Kill(at)) if n > at => Err(Errno::IO),
-            _ => Ok(true),
-        }
+            Some(Fault::Late(at, err)) if n == at => Ok(Step::Late(err)),
+            Some(Fault::Short(at) | Fault::ShortThen(at, _)) if n == at => Ok(Step::Short),
+            Some(Fault::Kill(at)) if n == at => Ok(Step::Half),
+            _ => Ok(Step::Whole),
+        };
+        self.struck |= step != Ok(Step::Whole);
+        step
     }
 }
 
@@ -150,6 +179,20 @@ impl Faulty {
         self.0.lock().fault = fault;
     }
 
+    /// Makes a change that is done whole or, at a kill, not at all.
+    fn change(&self, change: impl FnOnce(&mut State)) -> Result<()> {
+        let mut s = self.0.lock();
+        match s.step()? {
+            Step::Whole | Step::Short => change(&mut s),
+            Step::Late(err) => {
+                change(&mut s);
+                return Err(err);
+            }
+            Step::Half => {}
+        }
+        Ok(())
+    }
+
     /// The host is full at this many bytes.
     pub fn set_room(&self, room: Option<u64>) {
         self.0.lock().room = room;
@@ -158,6 +201,21 @@ impl Faulty {
     /// How long each sync takes from now on.
     pub fn set_sync_time(&self, time: Duration) {
         self.0.lock().sync_time = time;
+    }
+
+    /// Whether the fault has happened.
+    pub fn has_struck(&self) -> bool {
+        self.0.lock().struck
+    }
+
+    /// Another file that is the same now.
+    pub fn fork(&self) -> Faulty {
+        Faulty(Arc::new(Mutex::new(self.0.lock().clone())))
+    }
+
+    /// Reads so far.
+    pub fn reads(&self) -> u64 {
+        self.0.lock().reads
     }
 
     /// Calls so far that change the file.
@@ -200,7 +258,15 @@ impl Faulty {
 
 impl Backing for Faulty {
     fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
-        let s = self.0.lock();
+        let mut s = self.0.lock();
+        s.reads += 1;
+        match s.fault {
+            Some(Fault::Read(at, err)) if s.reads == at + 1 => {
+                s.struck = true;
+                return Err(err);
+            }
+            _ => {}
+        }
         let mut done = 0;
         for buf in bufs {
             let mut rest: &mut [u8] = buf;
@@ -222,29 +288,27 @@ impl Backing for Faulty {
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<usize> {
         let data: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
         let mut s = self.0.lock();
-        if s.step()? {
-            s.write(offset, &data);
-            return Ok(data.len());
+        let step = s.step()?;
+        let done = match step {
+            Step::Whole | Step::Late(_) => data.len(),
+            Step::Short => data.len().div_ceil(2),
+            Step::Half => data.len() / 2,
+        };
+        s.write(offset, &data[..done]);
+        match step {
+            Step::Whole | Step::Short => Ok(done),
+            Step::Late(err) => Err(err),
+            Step::Half => Err(Errno::IO),
         }
-        s.write(offset, &data[..data.len() / 2]);
-        Err(Errno::IO)
     }
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        let mut s = self.0.lock();
-        if s.step()? {
-            s.zero(offset, len);
-        }
-        Ok(())
+        self.change(|s| s.zero(offset, len))
     }
     fn allocate(&self, offset: u64, len: u64) -> Result<()> {
-        let mut s = self.0.lock();
-        if s.room.is_some_and(|room| offset + len > room) {
+        if self.0.lock().room.is_some_and(|room| offset + len > room) {
             return Err(Errno::NOSPC);
         }
-        if s.step()? {
-            s.grow(offset + len);
-        }
-        Ok(())
+        self.change(|s| s.grow(offset + len))
     }
     fn allocate_zeroed(&self, offset: u64, len: u64) -> Result<()> {
         self.allocate(offset, len)?;
@@ -252,25 +316,27 @@ impl Backing for Faulty {
         Ok(())
     }
     fn set_len(&self, len: u64) -> Result<()> {
-        let mut s = self.0.lock();
-        if s.step()? {
+        self.change(|s| {
             if len < s.len {
                 let gone = s.len.next_multiple_of(SECTOR as u64) - len;
                 s.zero(len, gone);
             }
             s.len = len;
             s.lens.push(len);
-        }
-        Ok(())
+        })
     }
     fn sync(&self) -> Result<()> {
         let time = self.0.lock().sync_time;
         std::thread::sleep(time);
-        if !self.0.lock().step()? {
-            return Err(Errno::IO);
+        let step = self.0.lock().step()?;
+        match step {
+            Step::Half => return Err(Errno::IO),
+            _ => self.settle(),
         }
-        self.settle();
-        Ok(())
+        match step {
+            Step::Late(err) => Err(err),
+            _ => Ok(()),
+        }
     }
     fn length(&self) -> Result<u64> {
         Ok(self.0.lock().len)
@@ -286,8 +352,10 @@ impl Backing for Faulty {
     }
     fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>> {
         let s = self.0.lock();
-        let next = s.now.range(offset / SECTOR as u64..).next().map(|(n, _)| n * SECTOR as u64);
-        Ok(next.map(|at| (at.max(offset), at + SECTOR as u64)))
+        let mut sectors = s.now.range(offset / SECTOR as u64..).map(|(n, _)| *n);
+        let Some(first) = sectors.next() else { return Ok(None) };
+        let end = sectors.fold(first + 1, |end, n| if n == end { end + 1 } else { end });
+        Ok(Some(((first * SECTOR as u64).max(offset), end * SECTOR as u64)))
     }
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -19,10 +19,10 @@ pub(super) struct Gate {
     ended: Condvar,
 }
 
-/// An I/O under way.
+/// Counts as I/O under way until it is dropped.
 #[derive(Debug)]
-#[must_use = "the gate is open again when this is dropped"]
-pub struct IoGuard<'a> {
+#[must_use = "the gate is left when this is dropped"]
+pub(super) struct IoGuard<'a> {
     gate: &'a Gate,
     turn: u64,
 }
@@ -32,6 +32,7 @@ impl Gate {
         loop {
             let turn = self.turn.load(SeqCst);
             self.busy[(turn & 1) as usize].fetch_add(1, SeqCst);
+            depth::add(1);
             let guard = IoGuard { gate: self, turn };
             // A barrier that switched in between may not have seen the count: try the next turn.
             if self.turn.load(SeqCst) == turn {
@@ -52,8 +53,38 @@ impl Gate {
     }
 }
 
+/// How many guards the running thread has, in debug builds. (A guard is dropped where it was made.)
+mod depth {
+    #[cfg(debug_assertions)]
+    thread_local!(static DEPTH: std::cell::Cell<i32> = const { std::cell::Cell::new(0) });
+
+    #[cfg(debug_assertions)]
+    pub(super) fn add(by: i32) {
+        DEPTH.with(|depth| depth.set(depth.get() + by));
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn get() -> i32 {
+        DEPTH.with(std::cell::Cell::get)
+    }
+
+    #[cfg(not(debug_assertions))]
+    pub(super) fn add(_by: i32) {}
+
+    #[cfg(not(debug_assertions))]
+    pub(super) fn get() -> i32 {
+        0
+    }
+}
+
+/// In debug builds: panics when the running thread is in a gate. What waits for I/O would wait for itself then.
+pub(super) fn assert_outside() {
+    debug_assert_eq!(depth::get(), 0, "this waits for I/O, and the caller is in the gate");
+}
+
 impl Drop for IoGuard<'_> {
     fn drop(&mut self) {
+        depth::add(-1);
         let left = self.gate.busy[(self.turn & 1) as usize].fetch_sub(1, SeqCst) - 1;
         if left == 0 && self.gate.turn.load(SeqCst) != self.turn {
             let _waiting = self.gate.waiting.lock();
@@ -116,5 +147,15 @@ mod tests {
             }
             stop.store(true, SeqCst);
         });
+    }
+
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "the caller is in the gate"))]
+    fn who_waits_for_io_must_not_be_in_the_gate() {
+        let gate = Gate::default();
+        drop(gate.enter());
+        assert_outside();
+        let _io = gate.enter();
+        assert_outside();
     }
 }

@@ -1,14 +1,15 @@
 //! One sparse host file, handed out in blocks of 4 KiB. Knows no inode and no journal.
 //!
-//! Data travel by [`Filestore::read_at`] and [`Filestore::write_at`] under the I/O gate: whoever
-//! does I/O enters the gate while what tells it the block numbers (the overlay's state lock) is still
-//! held, and leaves it when the I/O has ended. Freed blocks are given back to the host, and become
-//! free, only after the I/O that began before the free has ended (see `space` for a block's life).
+//! All bytes, read or written, go through the I/O gate ([`Filestore::gate`]). Block numbers come from a map that a
+//! lock protects (the overlay's state lock); the gate is entered while that lock is held, and left when the
+//! I/O has ended. Blocks that no map names yet belong to whoever allocated them: the gate is entered
+//! without a lock then. Freed blocks are given back to the host, and become free, only after the
+//! I/O that began before the free has ended (see `space` for a block's life).
 //!
 //! Lock order: reclaim → allocator → hook. Neither is held while the caller's locks are taken, except that
 //! the sync hook runs on the reclaimer's thread with no lock held. [`Filestore::alloc`] and
 //! [`Filestore::reclaim_now`] may wait for I/O under way, so whoever calls them must not be in the
-//! gate.
+//! gate (debug builds check it).
 
 mod allocator;
 mod backing;
@@ -17,11 +18,11 @@ mod extent;
 pub mod faulty;
 mod flush;
 mod gate;
+mod io;
 mod medium;
 mod reclaim;
 mod space;
 
-use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ use crate::sys::map::Window;
 pub use allocator::{Extents, MAX_BLOCKS};
 pub use backing::{Backing, HostFile};
 pub use extent::Extent;
-pub use gate::IoGuard;
+pub use io::Io;
 pub use medium::{Access, CLOSING, Claim, OpenError, claim, patiently};
 pub(crate) use medium::{create_named, open_named, unnamed};
 
@@ -136,62 +137,11 @@ impl Filestore {
         self.shared.durable
     }
 
-    /// Enters the I/O gate. Never waits. Take no lock, and call no method but the ones for I/O,
-    /// while you are in it.
-    pub fn gate(&self) -> IoGuard<'_> {
-        self.shared.gate.enter()
-    }
-
-    /// Fills `buf` from byte `offset`; zeros beyond the file's end. The caller is in the gate.
-    ///
-    /// # Errors
-    /// What the host says.
-    pub fn read_at(&self, offset: StoreOffset, buf: &mut [u8]) -> Result<()> {
-        let mut done = 0;
-        while done < buf.len() {
-            let rest = &mut buf[done..];
-            let n = self
-                .shared
-                .backing
-                .read_at(&mut [IoSliceMut::new(rest)], offset.0 + done as u64)?;
-            if n == 0 {
-                buf[done..].fill(0);
-                break;
-            }
-            done += n;
-        }
-        Ok(())
-    }
-
-    /// Writes all of `data` at byte `offset`. The caller is in the gate. Blocks that were just
-    /// allocated must be written whole: they may hold old bytes.
-    ///
-    /// # Errors
-    /// What the host says; `ENOSPC` may be met by a sync point, a sync, a reclaim and another try.
-    pub fn write_at(&self, offset: StoreOffset, data: &[u8]) -> Result<()> {
-        self.write_vectored_at(offset, &mut [IoSlice::new(data)])
-    }
-
-    /// [`Filestore::write_at`] for several buffers, one after the other. The slices are used up.
-    ///
-    /// # Errors
-    /// As [`Filestore::write_at`]. `EIO` when the host takes no bytes without saying why.
-    pub fn write_vectored_at(
-        &self,
-        offset: StoreOffset,
-        mut data: &mut [IoSlice<'_>],
-    ) -> Result<()> {
-        let mut at = offset.0;
-        IoSlice::advance_slices(&mut data, 0);
-        while !data.is_empty() {
-            let n = self.shared.backing.write_at(data, at)?;
-            if n == 0 {
-                return Err(Errno::IO);
-            }
-            IoSlice::advance_slices(&mut data, n);
-            at += n as u64;
-        }
-        Ok(())
+    /// Enters the I/O gate, which is the only way to the file's bytes. Never waits. Blocks that a map names are read and
+    /// written under the lock that was held when the map was asked, or in a gate that was entered under that lock.
+    /// Take no lock, and call no other method of the filestore, before the guard is dropped.
+    pub fn gate(&self) -> Io<'_> {
+        Io { backing: &*self.shared.backing, _guard: self.shared.gate.enter() }
     }
 
     /// The first byte of `range` that the host keeps data for (or none): space that was reserved and not yet
@@ -216,6 +166,7 @@ impl Filestore {
     /// # Errors
     /// `ENOSPC` at the limit; nothing is taken then.
     pub fn alloc(&self, blocks: u64, hint: Option<StoreBlock>) -> Result<Extents> {
+        gate::assert_outside();
         let got = self.shared.space.lock().alloc(blocks, hint, Budget::Strict);
         if got != Err(Errno::NOSPC) {
             return got;

@@ -80,6 +80,7 @@ impl Shared {
 
     /// Gives back to the host, and to the allocator, all that is ready; cuts the tail.
     pub(super) fn reclaim(&self) {
+        super::gate::assert_outside();
         let mut state = self.reclaim.lock();
         let batch = self.space.lock().take_ready();
         if !batch.is_empty() {

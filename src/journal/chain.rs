@@ -115,7 +115,11 @@ impl Chain {
     }
 
     /// Appends a sync point, unless the last frame is one.
+    ///
+    /// # Errors
+    /// As [`Segment::put`].
     pub(super) fn put_sync_point(&mut self) -> Result<()> {
+        self.open.remove_remains(&self.store)?;
         if self.at_sync_point {
             return Ok(());
         }

@@ -36,8 +36,7 @@ fn within(limit: Duration, mut fine: impl FnMut() -> bool) {
 const SUPERBLOCK: u64 = 2;
 
 fn fill(store: &Filestore, e: Extent, byte: u8) {
-    let _io = store.gate();
-    store.write_at(e.start.offset(), &vec![byte; (e.len * BLOCK_SIZE) as usize]).unwrap();
+    store.gate().write_at(e.start.offset(), &vec![byte; (e.len * BLOCK_SIZE) as usize]).unwrap();
 }
 
 #[test]
@@ -59,9 +58,9 @@ fn the_host_gets_freed_blocks_back_and_the_tail_is_cut() {
             && u.host_len == data[390].end().offset().0
     });
     let mut buf = vec![1; BLOCK_SIZE as usize];
-    store.read_at(data[1].start.offset(), &mut buf).unwrap();
+    store.gate().read_at(data[1].start.offset(), &mut buf).unwrap();
     assert!(buf.iter().all(|b| *b == 0), "punched blocks read zero");
-    store.read_at(StoreOffset(data[390].end().offset().0 - 10), &mut buf).unwrap();
+    store.gate().read_at(StoreOffset(data[390].end().offset().0 - 10), &mut buf).unwrap();
     assert!(buf[..10].iter().all(|b| *b == 7) && buf[10..].iter().all(|b| *b == 0));
     assert_eq!(store.leaked_bytes().unwrap(), 0);
 }
@@ -90,7 +89,7 @@ fn blocks_are_not_reused_under_io_that_began_before() {
     std::thread::sleep(Duration::from_millis(400));
     assert_eq!(store.usage().unwrap().pending, 4);
     let mut buf = [0; 16];
-    store.read_at(e.start.offset(), &mut buf).unwrap();
+    store.gate().read_at(e.start.offset(), &mut buf).unwrap();
     assert_eq!(buf, [9; 16]);
     drop(io);
     within(Duration::from_secs(1), || store.usage().unwrap().pending == 0);
@@ -131,8 +130,7 @@ fn concurrent_writers_readers_and_frees_keep_their_data() {
                     let (e, byte) = mine.swap_remove(rng.below(mine.len() as u64) as usize);
                     let mut buf = vec![0; (e.len * BLOCK_SIZE) as usize];
                     {
-                        let _io = store.gate();
-                        store.read_at(e.start.offset(), &mut buf).unwrap();
+                        store.gate().read_at(e.start.offset(), &mut buf).unwrap();
                     }
                     assert!(buf.iter().all(|b| *b == byte));
                     store.free(e);
@@ -149,7 +147,7 @@ fn reserved_blocks_are_zero_and_there() {
         fill(&store, e, 5);
         store.reserve(e).unwrap();
         let mut buf = vec![1; (e.len * BLOCK_SIZE) as usize];
-        store.read_at(e.start.offset(), &mut buf).unwrap();
+        store.gate().read_at(e.start.offset(), &mut buf).unwrap();
         assert!(buf.iter().all(|b| *b == 0));
         let u = store.usage().unwrap();
         assert!(u.host_bytes >= 64 * BLOCK_SIZE && u.host_len == (SUPERBLOCK + 64) * BLOCK_SIZE);
@@ -305,7 +303,7 @@ fn what_a_kill_left_behind_is_given_back() {
     assert_eq!(store.leaked_bytes().unwrap(), 0);
     assert!(store.usage().unwrap().host_bytes < 100 * BLOCK_SIZE);
     let mut buf = [0; 1];
-    store.read_at(keep.start.offset(), &mut buf).unwrap();
+    store.gate().read_at(keep.start.offset(), &mut buf).unwrap();
     assert_eq!(buf, [2]);
 }
 

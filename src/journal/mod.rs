@@ -20,7 +20,9 @@ mod superblock;
 mod tests;
 
 pub use log::{Log, Urgency};
-pub use replay::{Recovery, Replayed, open_or_create, open_read_only, unkept};
+pub use replay::{Recovering, Recovery, Replayed, open_or_create, open_read_only, unkept};
+#[cfg(test)]
+pub(crate) use replay::{over, testing};
 
 type Result<T, E = rustix::io::Errno> = std::result::Result<T, E>;
 

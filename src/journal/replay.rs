@@ -139,6 +139,19 @@ pub fn open_or_create(
     }
 }
 
+/// Opens the filestore in `backing`, whatever that is. `boot` is the running boot's id.
+///
+/// # Errors
+/// See [`OpenError`].
+#[cfg(test)]
+pub(crate) fn over(
+    backing: Box<dyn Backing>,
+    options: Options,
+    boot: [u8; 16],
+) -> Result<Recovering, OpenError> {
+    recover(backing, options, Access::ReadWrite, boot)
+}
+
 /// Opens the filestore `name` in `dir` to look at it: it can be replayed, not started.
 ///
 /// # Errors
@@ -213,7 +226,7 @@ fn read_segment(store: &Filestore, header: &Header) -> Result<Vec<u8>> {
     let offset = header.extent.start.offset();
     let len = (header.extent.len * BLOCK_SIZE).min(store.host_len()?.saturating_sub(offset.0));
     let mut bytes = vec![0; len as usize];
-    store.read_at(offset, &mut bytes)?;
+    store.gate().read_at(offset, &mut bytes)?;
     Ok(bytes)
 }
 
@@ -229,7 +242,7 @@ fn read_header(
         return Ok(None);
     }
     let mut bytes = [0; HEADER];
-    store.read_at(start.offset(), &mut bytes)?;
+    store.gate().read_at(start.offset(), &mut bytes)?;
     let header = Header::decode(&bytes, uuid);
     Ok(header.filter(|h| h.extent.start == start && expected(h)))
 }
@@ -355,6 +368,15 @@ impl Replayed {
         self.resume(true).map_err(|err| OpenError::Host("started", err))
     }
 
+    /// [`Replayed::start`] without the reclaimer's thread.
+    ///
+    /// # Errors
+    /// As [`Replayed::start`].
+    #[cfg(test)]
+    pub(crate) fn start_without_thread(self) -> Result<(Arc<Filestore>, Log), OpenError> {
+        self.resume(false).map_err(|err| OpenError::Host("started", err))
+    }
+
     /// [`Replayed::start`], with or without the reclaimer's thread.
     pub(super) fn resume(self, reclaimer: bool) -> Result<(Arc<Filestore>, Log)> {
         let Recovering { store, access, boot, mut superblock, mut segments, end, recovery } =
@@ -401,7 +423,7 @@ fn clear_tail(store: &Filestore, header: &Header, pos: usize) -> Result<()> {
         return Ok(());
     };
     let dirty = rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
-    store.write_at(header.extent.start.offset() + pos as u64, &vec![0; dirty])?;
+    store.gate().write_at(header.extent.start.offset() + pos as u64, &vec![0; dirty])?;
     store.sync()
 }
 
@@ -409,7 +431,7 @@ fn clear_tail(store: &Filestore, header: &Header, pos: usize) -> Result<()> {
 const _: () = assert!(segment::MAX_SEGMENT * BLOCK_SIZE < 32 << 20);
 
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     use super::*;
     use crate::filestore::faulty::Faulty;
 

@@ -165,8 +165,9 @@ pub(super) struct Segment {
     /// Bytes.
     size: usize,
     window: Option<Window>,
-    /// A failed write left something behind that could not be removed.
-    broken: bool,
+    /// A failed append may have left bytes that are not zero before this position. They are removed before
+    /// anything else is appended.
+    remains: usize,
 }
 
 impl Segment {
@@ -191,7 +192,7 @@ impl Segment {
             window => window?,
         };
         let size = (header.extent.len * BLOCK_SIZE) as usize;
-        Ok(Segment { header, pos, size, window, broken: false })
+        Ok(Segment { header, pos, size, window, remains: 0 })
     }
 
     pub(super) fn extent(&self) -> Extent {
@@ -214,18 +215,15 @@ impl Segment {
             return if whole { Ok(()) } else { Err(Errno::FBIG) };
         }
         let offset = self.header.extent.start.offset() + at as u64;
-        store.write_vectored_at(offset, &mut [IoSlice::new(head), IoSlice::new(payload)])
+        store.gate().write_vectored_at(offset, &mut [IoSlice::new(head), IoSlice::new(payload)])
     }
 
     /// Appends a frame.
     ///
     /// # Errors
-    /// What the host says, with nothing appended; `EIO` for good when that could not be ensured;
-    /// `EFBIG` when it does not fit.
+    /// What the host says, with nothing appended; `EFBIG` when it does not fit.
     pub(super) fn put(&mut self, store: &Filestore, kind: Kind, payload: &[u8]) -> Result<()> {
-        if self.broken {
-            return Err(Errno::IO);
-        }
+        self.remove_remains(store)?;
         let next = self.pos + frame_size(payload.len());
         let room = match kind {
             Kind::Link => 0,
@@ -240,10 +238,26 @@ impl Segment {
         head[..4].copy_from_slice(&word.to_le_bytes());
         head[4..].copy_from_slice(&crc(self.header.seed, self.pos, word, payload).to_le_bytes());
         if let Err(err) = self.write(store, self.pos, &head, payload) {
-            self.broken = self.write(store, self.pos, &[0; FRAME_HEADER], &[]).is_err();
+            self.remains = next;
+            if let Err(again) = self.remove_remains(store) {
+                tracing::warn!(%again, "a failed append to the journal cannot be taken back yet");
+            }
             return Err(err);
         }
         self.pos = next;
+        Ok(())
+    }
+
+    /// Zeroes what a failed append may have left behind: behind the last frame, a segment holds zeros.
+    ///
+    /// # Errors
+    /// What the host says. The next append tries again.
+    pub(super) fn remove_remains(&mut self, store: &Filestore) -> Result<()> {
+        if self.remains > self.pos {
+            let zeros = vec![0; self.remains - self.pos];
+            self.write(store, self.pos, &zeros, &[])?;
+        }
+        self.remains = 0;
         Ok(())
     }
 

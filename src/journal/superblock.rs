@@ -101,7 +101,7 @@ impl Superblock {
         }
         let mut slots = [[0; SIZE]; 2];
         for (n, slot) in slots.iter_mut().enumerate() {
-            store.read_at(StoreBlock(n as u64).offset(), slot).map_err(host)?;
+            store.gate().read_at(StoreBlock(n as u64).offset(), slot).map_err(host)?;
         }
         match slots.each_ref().map(Superblock::decode) {
             [Slot::Newer(v), _] | [_, Slot::Newer(v)] => Err(OpenError::NewerVersion(v)),
@@ -120,7 +120,7 @@ impl Superblock {
     pub(super) fn write(&mut self, store: &Filestore) -> Result<()> {
         self.generation += 1;
         let slot = StoreBlock(self.generation & 1);
-        let written = store.write_at(slot.offset(), &self.encode());
+        let written = store.gate().write_at(slot.offset(), &self.encode());
         if written.is_err() {
             self.generation -= 1;
         }

@@ -6,6 +6,7 @@ use crate::attr::{Caller, InodeNo, LowerPath, SetAttr};
 use crate::block::{FileBlock, StoreBlock};
 use crate::config::Durability;
 use crate::errno::{Errno, Result};
+use crate::filestore::Io;
 use crate::upper::{ExtentMap, Segment, Source};
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -27,6 +28,10 @@ pub(super) struct View {
 
 impl Overlay {
     /// Opens a regular file. O_TRUNC is done here; everything else the kernel has checked.
+    ///
+    /// # Errors
+    /// `EROFS` for a change of a read-only view, `ESTALE` for an inode that the kernel does not know, what a
+    /// truncation fails with, or what the layer's file system says.
     pub fn open(
         &self,
         ino: InodeNo,
@@ -67,15 +72,29 @@ impl Overlay {
         }
     }
 
-    /// Reads into `buf`; short only at the end of the file.
-    pub fn read(&self, ino: InodeNo, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let blocks = covering(offset, offset.saturating_add(buf.len() as u64));
+    /// How these blocks of a file read, and the filestore's I/O gate: no block of the view is used for anything else before
+    /// the guard is dropped.
+    ///
+    /// # Errors
+    /// As [`view`].
+    pub(super) fn view_for_io(
+        &self,
+        ino: InodeNo,
+        blocks: Range<FileBlock>,
+    ) -> Result<(View, Io<'_>)> {
         let st = self.state.read();
         let view = view(&st, ino, blocks)?;
-        // Taken before the state lock is let go, so that no block of the view is reused before it
-        // was read.
-        let gate = self.store.gate();
-        drop(st);
+        // Entered before the state lock is let go.
+        Ok((view, self.store.gate()))
+    }
+
+    /// Reads into `buf`; short only at the end of the file. Takes no lock for the transfer.
+    ///
+    /// # Errors
+    /// `ESTALE` for an inode that the kernel does not know, `EINVAL` for what is no regular file, or what the host says.
+    pub fn read(&self, ino: InodeNo, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let blocks = covering(offset, offset.saturating_add(buf.len() as u64));
+        let (view, io) = self.view_for_io(ino, blocks)?;
         if offset >= view.size {
             return Ok(0);
         }
@@ -85,10 +104,10 @@ impl Overlay {
             if let (Source::Data(block), Some((range, skip))) =
                 (segment.source, clip(segment, offset, len))
             {
-                self.store.read_at(block.offset() + skip, &mut buf[range])?;
+                io.read_at(block.offset() + skip, &mut buf[range])?;
             }
         }
-        drop(gate);
+        drop(io);
         for segment in &view.segments {
             let Some((range, _)) = clip(segment, offset, len) else { continue };
             match segment.source {
@@ -103,7 +122,10 @@ impl Overlay {
         Ok(len)
     }
 
-    /// Reads the lower file where it is valid, zeros beyond.
+    /// Reads the lower file where it is valid, zeros beyond. The caller is not in the I/O gate.
+    ///
+    /// # Errors
+    /// What the layer's file system says.
     pub(super) fn read_origin(
         &self,
         ino: InodeNo,
@@ -125,15 +147,26 @@ impl Overlay {
     }
 
     /// Makes what was written and changed so far durable, as the mount's durability promises.
+    ///
+    /// # Errors
+    /// What the host says, and `EIO` ever after.
     pub fn fsync(&self, ino: InodeNo, _datasync: bool) -> Result<()> {
         let touched = self.state.read().tree.contains(ino);
         if touched { self.syncfs() } else { Ok(()) }
     }
 
+    /// [`Overlay::fsync`] of a directory.
+    ///
+    /// # Errors
+    /// As [`Overlay::fsync`].
     pub fn fsyncdir(&self, ino: InodeNo, datasync: bool) -> Result<()> {
         self.fsync(ino, datasync)
     }
 
+    /// [`Overlay::fsync`] of everything.
+    ///
+    /// # Errors
+    /// As [`Overlay::fsync`].
     pub fn syncfs(&self) -> Result<()> {
         if self.durability == Durability::Volatile || self.read_only {
             return Ok(());

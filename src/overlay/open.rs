@@ -2,21 +2,19 @@
 
 use super::Overlay;
 use super::clock::Clock;
+use super::recover::{Purpose, ReplayError, claim_and_open, mark_extents, replay};
 use super::state::State;
 use super::upkeep::Upkeep;
 use crate::attr::{Caller, InodeNo, LayerId};
 use crate::block::BLOCK_SIZE;
 use crate::config::{Config, Durability, FILESTORE_NAME, Medium};
 use crate::errno::Errno;
-use crate::filestore::{self, Access, CLOSING, Claim, Extent, Filestore, Options, patiently};
-use crate::journal::record::decode_all;
-use crate::journal::{self, Log, Replayed};
+use crate::filestore::{self, Claim, Filestore, Options};
+use crate::journal::{self, Log, Recovering};
 use crate::layer::{LayerError, Stack};
-use crate::upper::{Broken, Source, Tree};
+use crate::upper::Tree;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use rustix::fs::{Mode, OFlags};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -39,40 +37,6 @@ pub enum OpenError {
     /// The host went down under a `volatile` mount.
     VolatileCrash(PathBuf),
     Host(&'static str, Errno),
-}
-
-/// Why a journal does not replay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReplayError {
-    Host(Errno),
-    /// A record that this version does not know.
-    Unknown,
-    Broken(Broken),
-    /// Two users of one block, or a block out of range.
-    Shared(Extent, InodeNo),
-}
-
-impl From<Errno> for ReplayError {
-    fn from(err: Errno) -> ReplayError {
-        ReplayError::Host(err)
-    }
-}
-
-impl std::fmt::Display for ReplayError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ReplayError::Host(err) => write!(f, "it cannot be read: {err}"),
-            ReplayError::Unknown => write!(f, "it has a record that this version does not know"),
-            ReplayError::Broken(broken) => write!(f, "it tells of {broken}"),
-            ReplayError::Shared(extent, ino) => write!(
-                f,
-                "blocks {}..{} of inode {:#x} are somebody else's or out of range",
-                extent.start.0,
-                extent.end().0,
-                ino.0
-            ),
-        }
-    }
 }
 
 impl std::fmt::Display for OpenError {
@@ -115,15 +79,40 @@ impl From<LayerError> for OpenError {
 
 impl Overlay {
     /// Opens the layers and the upper, and replays its journal. Starts threads, so a process that
-    /// forks must have done so. On an error nothing is changed on the host but that a filestore may
-    /// have been made.
+    /// forks must have done so.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Nothing is changed on the host then but that a filestore may have been made.
     pub fn new(config: &Config) -> Result<Arc<Overlay>, OpenError> {
-        let stack = Stack::open(config.upper.as_deref(), &config.lowers, &config.idmap)?;
-        let root = || stack.root().map_err(|err| OpenError::Host("examine the merged root", err));
-        root()?;
-        let (tree, store, log, claim) = open_upper(config, &stack)?;
-        // Once more: making the filestore has moved the upperdir's times.
-        let root = root()?;
+        let stack = open_stack(config)?;
+        let upper = open_upper(config, &stack)?;
+        let overlay = Overlay::assemble(config, stack, upper)?;
+        overlay.start_upkeep().map_err(|err| OpenError::Host("start a thread", err))?;
+        Ok(overlay)
+    }
+
+    /// [`Overlay::new`] over a filestore that need not be a file of the host. `boot` tells one boot of the host
+    /// from another. No thread is started: call [`Overlay::look_after`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    #[cfg(test)]
+    pub(crate) fn over(
+        config: &Config,
+        backing: Box<dyn filestore::Backing>,
+        boot: [u8; 16],
+    ) -> Result<Arc<Overlay>, OpenError> {
+        let stack = open_stack(config)?;
+        let recovering = journal::over(backing, options(config), boot)
+            .map_err(|err| OpenError::Store(PathBuf::from("the backing"), err))?;
+        let upper = start_upper(config, &stack, recovering, Threads::None)?;
+        Overlay::assemble(config, stack, upper)
+    }
+
+    fn assemble(config: &Config, stack: Stack, upper: Upper) -> Result<Arc<Overlay>, OpenError> {
+        let Upper { tree, store, log, claim } = upper;
+        // Not before the filestore was made, which moves the upperdir's times.
+        let root = stack.root().map_err(|err| OpenError::Host("examine the merged root", err))?;
         let mut state = State {
             tree,
             nodes: Default::default(),
@@ -149,7 +138,6 @@ impl Overlay {
             claim: Mutex::new(claim),
         });
         overlay.end_orphans();
-        overlay.start_upkeep().map_err(|err| OpenError::Host("start a thread", err))?;
         Ok(overlay)
     }
 
@@ -195,12 +183,40 @@ impl Overlay {
     }
 }
 
-type Upper = (Tree, Arc<Filestore>, Log, Option<Claim>);
+/// Opens the layers, and looks at the merged root before anything is changed on the host.
+fn open_stack(config: &Config) -> Result<Stack, OpenError> {
+    let stack = Stack::open(config.upper.as_deref(), &config.lowers, &config.idmap)?;
+    stack.root().map_err(|err| OpenError::Host("examine the merged root", err))?;
+    Ok(stack)
+}
 
-fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
+/// The upper of a view that is about to be opened.
+struct Upper {
+    tree: Tree,
+    store: Arc<Filestore>,
+    log: Log,
+    /// `None` for a filestore that no upperdir holds.
+    claim: Option<Claim>,
+}
+
+/// Whether the threads that work beside the requests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Threads {
+    Run,
+    /// For tests: everything happens in the calls of the test.
+    #[cfg(test)]
+    None,
+}
+
+/// What the filestore is opened with.
+fn options(config: &Config) -> Options {
     let durable = config.durability == Durability::Full && config.medium == Medium::OwnFile;
     let block_limit = config.size_limit.map(|bytes| bytes / BLOCK_SIZE);
-    let options = Options { block_limit, durable };
+    Options { block_limit, durable }
+}
+
+fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
+    let options = options(config);
     let (Some(upper), Medium::OwnFile) = (&config.upper, &config.medium) else {
         let medium = match &config.upper {
             Some(_) => &config.medium,
@@ -209,17 +225,25 @@ fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
         let place = PathBuf::from("the filestore");
         let opened = journal::unkept(medium, options);
         let (store, log) = opened.map_err(|err| OpenError::Store(place, err))?;
-        return Ok((Tree::default(), store, log, None));
+        return Ok(Upper { tree: Tree::default(), store, log, claim: None });
     };
-    let path = upper.join(FILESTORE_NAME);
-    let dir =
-        rustix::fs::open(upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|err| OpenError::Host("open the upperdir", err))?;
+    let opened = claim_and_open(upper, Path::new(FILESTORE_NAME), Purpose::Mount(options));
+    let (claim, recovering) =
+        opened.map_err(|err| OpenError::Store(upper.join(FILESTORE_NAME), err))?;
+    let upper = start_upper(config, stack, recovering, Threads::Run)?;
+    Ok(Upper { claim: Some(claim), ..upper })
+}
+
+/// Replays the journal of the upper, checks that it fits the layers, and makes it appendable.
+fn start_upper(
+    config: &Config,
+    stack: &Stack,
+    recovering: Recovering,
+    threads: Threads,
+) -> Result<Upper, OpenError> {
+    let path = config.upper.as_deref().unwrap_or(Path::new("")).join(FILESTORE_NAME);
     let failed = |err| OpenError::Store(path.clone(), err);
-    let claim = filestore::claim(upper, Access::ReadWrite).map_err(failed)?;
-    let name = Path::new(FILESTORE_NAME);
-    let recovering = patiently(CLOSING, || journal::open_or_create(dir.as_fd(), name, options))
-        .map_err(failed)?;
+    let damaged = |err| OpenError::Journal(path.clone(), err);
     let found = *recovering.recovery();
     if found.host_crash() && found.was_volatile && found.frames > 0 {
         return Err(OpenError::VolatileCrash(path));
@@ -227,11 +251,8 @@ fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
     if found.cut() {
         tracing::warn!(path = %path.display(), ?found, "the journal's end was cut off");
     }
-    let mut tree = Tree::default();
-    let replayed = recovering
-        .replay(|payload| apply_all(&mut tree, payload))
-        .map_err(|err| OpenError::Journal(path.clone(), err))?;
-    mark_extents(&tree, &replayed).map_err(|err| OpenError::Journal(path.clone(), err))?;
+    let (tree, replayed) = replay(recovering).map_err(damaged)?;
+    mark_extents(&tree, &replayed).map_err(damaged)?;
     // After a crash of the host, blocks whose flush had not ended may be missing.
     let missing = replayed.store().blocks_beyond_end();
     let missing = missing.map_err(|err| failed(filestore::OpenError::Host("examined", err)))?;
@@ -240,41 +261,13 @@ fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
     }
     check_layers(&tree, config.lowers.len())?;
     check_origins(&tree, stack, config)?;
-    let (store, log) = replayed.start().map_err(failed)?;
-    Ok((tree, store, log, Some(claim)))
-}
-
-/// Replays one frame.
-pub(crate) fn apply_all(tree: &mut Tree, payload: &[u8]) -> Result<(), ReplayError> {
-    let mut freed = Vec::new();
-    for record in decode_all(payload) {
-        let record = record.map_err(|_| ReplayError::Unknown)?;
-        tree.apply(&record, &mut freed).map_err(ReplayError::Broken)?;
-        freed.clear();
+    let (store, log) = match threads {
+        Threads::Run => replayed.start(),
+        #[cfg(test)]
+        Threads::None => replayed.start_without_thread(),
     }
-    Ok(())
-}
-
-/// What was unlinked but open when the last mount ended is gone now.
-pub(crate) fn drop_orphans(tree: &mut Tree) {
-    for ino in tree.orphans() {
-        let gone = tree.apply(&crate::journal::record::Record::Drop { ino }, &mut Vec::new());
-        debug_assert!(gone.is_ok());
-    }
-}
-
-/// Tells the filestore which blocks files use.
-pub(crate) fn mark_extents(tree: &Tree, replayed: &Replayed) -> Result<(), ReplayError> {
-    for (ino, inode) in tree.inodes() {
-        let Some((map, _)) = inode.file() else { continue };
-        for run in map.iter() {
-            let Source::Data(start) = run.source else { continue };
-            let extent = Extent { start, len: run.len };
-            let marked = replayed.store().mark_used(extent);
-            marked.map_err(|_| ReplayError::Shared(extent, ino))?;
-        }
-    }
-    Ok(())
+    .map_err(failed)?;
+    Ok(Upper { tree, store, log, claim: None })
 }
 
 fn check_layers(tree: &Tree, given: usize) -> Result<(), OpenError> {

@@ -109,8 +109,14 @@ impl Overlay {
         tx.touch(new_parent);
         let now = tx.now;
         let mut st = tx.commit(Urgency::Normal)?;
-        if let Some(victim) = victim.filter(|_| gone) {
-            note_unlinked(&mut st, victim.ino, now);
+        match (flags, victim) {
+            (RenameFlags::Exchange, Some(victim)) => {
+                if let Some(node) = st.nodes.get_mut(&victim.ino) {
+                    node.parent = parent;
+                }
+            }
+            (_, Some(victim)) if gone => note_unlinked(&mut st, victim.ino, now),
+            _ => {}
         }
         if let Some(node) = st.nodes.get_mut(&source.ino) {
             node.parent = new_parent;
@@ -170,11 +176,7 @@ fn swap(
 ) -> Result<()> {
     tx.raise(victim.ino, &to.probed.raised)?;
     place(tx, source.ino, to, victim.covers)?;
-    place(tx, victim.ino, from, source.covers)?;
-    if let Some(node) = tx.st().nodes.get_mut(&victim.ino) {
-        node.parent = from.parent;
-    }
-    Ok(())
+    place(tx, victim.ino, from, source.covers)
 }
 
 /// Gives an inode of the upper the name of `at`.

@@ -211,7 +211,7 @@ impl Overlay {
             while done < len * BLOCK_SIZE {
                 let n = (len * BLOCK_SIZE - done).min(buf.len() as u64) as usize;
                 self.read_origin(ino, origin, at.offset() + done, &mut buf[..n])?;
-                self.store.write_at(start.offset() + done, &buf[..n])?;
+                self.store.gate().write_at(start.offset() + done, &buf[..n])?;
                 done += n as u64;
             }
         }

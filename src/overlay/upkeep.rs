@@ -121,6 +121,14 @@ impl Overlay {
         true
     }
 
+    /// All that the threads beside the requests would do by and by.
+    #[cfg(test)]
+    pub(crate) fn work_beside(&self) {
+        self.sync_or_log();
+        self.store.reclaim_now();
+        self.look_after(true);
+    }
+
     /// Gives back what many frees of the last moment left, so that a checkpoint finds room ahead.
     pub(super) fn settle(&self) {
         let much = self.store.pending_blocks() > MUCH_PENDING;

@@ -4,7 +4,7 @@
 use super::Overlay;
 use super::attr_ops::{CAPABILITY, check_size, without_privilege};
 use super::clock;
-use super::io::{View, clip, covering, view};
+use super::io::{View, clip, covering};
 use crate::attr::{Caller, InodeNo};
 use crate::block::{BLOCK_SIZE, FileBlock, StoreBlock};
 use crate::errno::{Errno, Result};
@@ -87,7 +87,11 @@ pub enum Writer<'a> {
 }
 
 impl Overlay {
-    /// Writes all of `data`, a change by somebody or of pages that the kernel's cache held back.
+    /// Writes all of `data`, a change by somebody or of pages that the kernel's cache held back. Takes the file's I/O lock.
+    ///
+    /// # Errors
+    /// `EROFS` on a read-only view, `EFBIG` beyond the largest file, `ESTALE` for an inode that the kernel does not
+    /// know, `ENOSPC` at the limit, or what the host says. Of blocks that the file had, some may have been written.
     pub fn write(&self, ino: InodeNo, offset: u64, data: &[u8], by: Writer<'_>) -> Result<usize> {
         if data.is_empty() {
             return Ok(0);
@@ -118,7 +122,10 @@ impl Overlay {
     }
 
     /// Puts `data` where the file will find it: in place, or in fresh blocks that the caller maps.
-    /// The caller holds the file's I/O lock.
+    /// The caller holds the file's I/O lock, so that its map stays as it is.
+    ///
+    /// # Errors
+    /// `ENOSPC` at the limit, or what the host and the layer say: blocks that the file has may be changed then.
     pub(super) fn store_range(
         &self,
         ino: InodeNo,
@@ -128,27 +135,23 @@ impl Overlay {
     ) -> Result<()> {
         self.clear_tail(ino, offset)?;
         let blocks = covering(offset, offset + data.len() as u64);
-        let view = view(&self.state.read(), ino, blocks)?;
-        let mut missing: Option<Segment> = None;
+        let (mut view, mut io) = self.view_for_io(ino, blocks.clone())?;
+        let gaps = gaps(&view);
+        if !gaps.is_empty() {
+            // An allocation may wait for I/O, and the origin's file system may be slow.
+            drop(io);
+            gaps.iter()
+                .try_for_each(|gap| self.store_fresh(ino, &view, *gap, offset, data, fresh))?;
+            (view, io) = self.view_for_io(ino, blocks)?;
+        }
         for segment in &view.segments {
-            match (segment.source, clip(segment, offset, data.len())) {
-                (Source::Data(block), Some((range, skip))) => {
-                    self.store.write_at(block.offset() + skip, &data[range])?;
-                    if let Some(gap) = missing.take() {
-                        self.store_fresh(ino, &view, gap, offset, data, fresh)?;
-                    }
-                }
-                _ => {
-                    // Neighbouring holes and unmapped runs become one extent.
-                    let gap = missing.get_or_insert(Segment { len: 0, ..*segment });
-                    gap.len += segment.len;
-                }
+            if let (Source::Data(block), Some((range, skip))) =
+                (segment.source, clip(segment, offset, data.len()))
+            {
+                io.write_at(block.offset() + skip, &data[range])?;
             }
         }
-        match missing {
-            Some(gap) => self.store_fresh(ino, &view, gap, offset, data, fresh),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Takes blocks for `gap` and fills them: `data` where it reaches, at the edges what was there.
@@ -195,7 +198,7 @@ impl Overlay {
         };
         if let [(_, extent)] = fresh.maps[from..] {
             let mut parts = [IoSlice::new(head), IoSlice::new(whole), IoSlice::new(tail)];
-            return self.store.write_vectored_at(extent.start.offset(), &mut parts);
+            return self.store.gate().write_vectored_at(extent.start.offset(), &mut parts);
         }
         let parts = [(start, head), (middle, whole), (middle_end, tail)];
         parts
@@ -208,7 +211,7 @@ impl Overlay {
         for &(at, extent) in maps {
             let segment = Segment { at, len: extent.len, source: Source::Unmapped };
             if let Some((range, skip)) = clip(&segment, pos, data.len()) {
-                self.store.write_at(extent.start.offset() + skip, &data[range])?;
+                self.store.gate().write_at(extent.start.offset() + skip, &data[range])?;
             }
         }
         Ok(())
@@ -268,7 +271,7 @@ impl Overlay {
     /// truncation left behind the end in its last block. Those bytes are nobody's, so this needs no
     /// record. The caller holds the file's I/O lock.
     pub(super) fn clear_tail(&self, ino: InodeNo, offset: u64) -> Result<()> {
-        let (block, skip) = {
+        let (io, block, skip) = {
             let st = self.state.read();
             let Some(inode) = st.tree.get(ino) else { return Ok(()) };
             let Some((map, _)) = inode.file() else { return Ok(()) };
@@ -279,13 +282,25 @@ impl Overlay {
             let mut data = None;
             map.segments(FileBlock::containing(size), 1, |segment| data = Some(segment.source));
             match data {
-                Some(Source::Data(block)) => (block, size % BLOCK_SIZE),
+                Some(Source::Data(block)) => (self.store.gate(), block, size % BLOCK_SIZE),
                 _ => return Ok(()),
             }
         };
         let zeros = [0; BLOCK_SIZE as usize];
-        self.store.write_at(block.offset() + skip, &zeros[skip as usize..])
+        io.write_at(block.offset() + skip, &zeros[skip as usize..])
     }
+}
+
+/// The runs of a view that have no blocks yet. Neighbouring holes and unmapped runs are one.
+fn gaps(view: &View) -> SmallVec<[Segment; 2]> {
+    let mut gaps: SmallVec<[Segment; 2]> = SmallVec::new();
+    for segment in view.segments.iter().filter(|s| !matches!(s.source, Source::Data(_))) {
+        match gaps.last_mut().filter(|gap| gap.at + gap.len == segment.at) {
+            Some(gap) => gap.len += segment.len,
+            None => gaps.push(*segment),
+        }
+    }
+    gaps
 }
 
 /// Whether a block that is not mapped shows the origin (and not a hole).

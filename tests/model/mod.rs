@@ -1,6 +1,7 @@
 //! A reference model of the file system, and random operations on both. `OVERCOAT_MODEL_CASES` sets
 //! how many sequences are tried (proptest's own variables work too).
 
+mod faults;
 mod harness;
 mod lowers;
 mod op;

@@ -41,28 +41,91 @@ pub struct Set {
 #[derive(Clone, Debug)]
 pub enum Op {
     Lookup(At),
-    Make { at: At, what: Make, mode: u32, umask: u32, who: u32 },
-    Tmpfile { dir: Pick, mode: u32 },
-    Link { what: Pick, to: At },
+    Make {
+        at: At,
+        what: Make,
+        mode: u32,
+        umask: u32,
+        who: u32,
+    },
+    Tmpfile {
+        dir: Pick,
+        mode: u32,
+    },
+    Link {
+        what: Pick,
+        to: At,
+    },
     Unlink(At),
     Rmdir(At),
-    Rename { from: At, to: At, flags: u32 },
-    Open { file: Pick, trunc: bool },
-    Write { file: Pick, at: u64, len: u64, kill: bool },
-    Read { file: Pick, at: u64, len: u64 },
-    Fallocate { file: Pick, at: u64, len: u64, mode: u32 },
-    Seek { file: Pick, at: u64 },
-    Copy { from: Pick, at: u64, to: Pick, to_at: u64, len: u64 },
-    Setattr { what: Pick, set: Set },
-    SetXattr { what: Pick, name: u8, len: u16, flags: u32 },
-    RemoveXattr { what: Pick, name: u8 },
-    ReadXattrs { what: Pick },
-    StartReading { dir: Pick },
-    ReadOn { cursor: Pick, count: u8, plus: bool },
+    Rename {
+        from: At,
+        to: At,
+        flags: u32,
+    },
+    Open {
+        file: Pick,
+        trunc: bool,
+    },
+    Write {
+        file: Pick,
+        at: u64,
+        len: u64,
+        kill: bool,
+    },
+    Read {
+        file: Pick,
+        at: u64,
+        len: u64,
+    },
+    Fallocate {
+        file: Pick,
+        at: u64,
+        len: u64,
+        mode: u32,
+    },
+    Seek {
+        file: Pick,
+        at: u64,
+    },
+    Copy {
+        from: Pick,
+        at: u64,
+        to: Pick,
+        to_at: u64,
+        len: u64,
+    },
+    Setattr {
+        what: Pick,
+        set: Set,
+    },
+    SetXattr {
+        what: Pick,
+        name: u8,
+        len: u16,
+        flags: u32,
+    },
+    RemoveXattr {
+        what: Pick,
+        name: u8,
+    },
+    ReadXattrs {
+        what: Pick,
+    },
+    StartReading {
+        dir: Pick,
+    },
+    ReadOn {
+        cursor: Pick,
+        count: u8,
+        plus: bool,
+    },
     Forget(Pick),
     ForgetAll,
     Fsync(Pick),
     Checkpoint,
+    /// What the threads beside the requests do now and then.
+    Upkeep,
     Remount,
     Kill,
 }
@@ -162,6 +225,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::ForgetAll),
         1 => pick().prop_map(Op::Fsync),
         1 => Just(Op::Checkpoint),
+        1 => Just(Op::Upkeep),
         1 => Just(Op::Remount),
         1 => Just(Op::Kill),
     ];

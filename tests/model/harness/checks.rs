@@ -176,7 +176,7 @@ impl<H: Host> Harness<H> {
 
     // The whole tree.
 
-    pub(super) fn remount(&mut self, kill: bool) -> Verdict {
+    pub fn remount(&mut self, kill: bool) -> Verdict {
         let overlay = self.overlay.take().ok_or("not mounted")?;
         self.host.close(overlay, kill)?;
         self.overlay = Some(self.host.open()?);

@@ -97,10 +97,15 @@ fn bytes(seed: u64, len: u64) -> Vec<u8> {
 
 impl<H: Host> Harness<H> {
     pub fn new(mut host: H, model: Reference) -> Verdict<Harness<H>> {
-        let overlay = Some(host.open()?);
+        let overlay = host.open()?;
+        Ok(Harness::over(host, overlay, model))
+    }
+
+    /// With a view that is open already.
+    pub fn over(host: H, overlay: Arc<Overlay>, model: Reference) -> Harness<H> {
         let mut harness = Harness {
             host,
-            overlay,
+            overlay: Some(overlay),
             before: model.clone(),
             after: model.clone(),
             cut: false,
@@ -111,7 +116,7 @@ impl<H: Host> Harness<H> {
             seed: 0,
         };
         harness.hold_root();
-        Ok(harness)
+        harness
     }
 
     fn hold_root(&mut self) {

@@ -99,6 +99,7 @@ impl<H: Host> Harness<H> {
                     self.judge_plain(got, Ok(()))?;
                 }
             }
+            Op::Upkeep => self.call(Overlay::work_beside),
             Op::Remount => self.remount(false)?,
             Op::Kill => self.remount(true)?,
             Op::Open { .. }

@@ -1,0 +1,125 @@
+//! Finding an upper's filestore and replaying its journal: the same for a mount and for a check.
+
+use crate::attr::InodeNo;
+use crate::errno::Errno;
+use crate::filestore::{self, Access, CLOSING, Claim, Extent, OpenError, Options, patiently};
+use crate::journal::record::{Record, decode_all};
+use crate::journal::{self, Recovering, Replayed};
+use crate::upper::{Broken, Source, Tree};
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Why a journal does not replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplayError {
+    Host(Errno),
+    /// A record that this version does not know.
+    Unknown,
+    Broken(Broken),
+    /// Two users of one block, or a block out of range.
+    Shared(Extent, InodeNo),
+}
+
+impl From<Errno> for ReplayError {
+    fn from(err: Errno) -> ReplayError {
+        ReplayError::Host(err)
+    }
+}
+
+impl std::fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReplayError::Host(err) => write!(f, "it cannot be read: {err}"),
+            ReplayError::Unknown => write!(f, "it has a record that this version does not know"),
+            ReplayError::Broken(broken) => write!(f, "it tells of {broken}"),
+            ReplayError::Shared(extent, ino) => write!(
+                f,
+                "blocks {}..{} of inode {:#x} are somebody else's or out of range",
+                extent.start.0,
+                extent.end().0,
+                ino.0
+            ),
+        }
+    }
+}
+
+/// What a filestore is opened for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    /// To change it. It is made where there is none.
+    Mount(Options),
+    /// To look at it. It must exist, and nothing is changed.
+    Check,
+}
+
+/// Claims the directory `dir`, opens the filestore `name` in it and finds out how much of its journal holds. Waits
+/// for a mount that is about to end ([`CLOSING`] at most).
+///
+/// # Errors
+/// See [`OpenError`]; nothing is changed then.
+pub(crate) fn claim_and_open(
+    dir: &Path,
+    name: &Path,
+    purpose: Purpose,
+) -> Result<(Claim, Recovering), OpenError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, Mode::empty())
+        .map_err(|err| OpenError::Host("opened", err))?;
+    let access = match purpose {
+        Purpose::Mount(_) => Access::ReadWrite,
+        Purpose::Check => Access::ReadOnly,
+    };
+    let claim = filestore::claim(dir, access)?;
+    let recovering = patiently(CLOSING, || match purpose {
+        Purpose::Mount(options) => journal::open_or_create(fd.as_fd(), name, options),
+        Purpose::Check => journal::open_read_only(fd.as_fd(), name),
+    })?;
+    Ok((claim, recovering))
+}
+
+/// Replays the journal: the tree that it tells of. Mark its extents next ([`mark_extents`]).
+///
+/// # Errors
+/// See [`ReplayError`].
+pub(crate) fn replay(recovering: Recovering) -> Result<(Tree, Replayed), ReplayError> {
+    let mut tree = Tree::default();
+    let replayed = recovering.replay(|payload| apply_frame(&mut tree, payload))?;
+    Ok((tree, replayed))
+}
+
+/// Replays one frame.
+fn apply_frame(tree: &mut Tree, payload: &[u8]) -> Result<(), ReplayError> {
+    let mut freed = Vec::new();
+    for record in decode_all(payload) {
+        let record = record.map_err(|_| ReplayError::Unknown)?;
+        tree.apply(&record, &mut freed).map_err(ReplayError::Broken)?;
+        freed.clear();
+    }
+    Ok(())
+}
+
+/// What was unlinked but open when the last mount ended is gone now.
+pub(crate) fn drop_orphans(tree: &mut Tree) {
+    for ino in tree.orphans() {
+        let gone = tree.apply(&Record::Drop { ino }, &mut Vec::new());
+        debug_assert!(gone.is_ok());
+    }
+}
+
+/// Tells the filestore which blocks files use.
+///
+/// # Errors
+/// [`ReplayError::Shared`].
+pub(crate) fn mark_extents(tree: &Tree, replayed: &Replayed) -> Result<(), ReplayError> {
+    for (ino, inode) in tree.inodes() {
+        let Some((map, _)) = inode.file() else { continue };
+        for run in map.iter() {
+            let Source::Data(start) = run.source else { continue };
+            let extent = Extent { start, len: run.len };
+            let marked = replayed.store().mark_used(extent);
+            marked.map_err(|_| ReplayError::Shared(extent, ino))?;
+        }
+    }
+    Ok(())
+}
