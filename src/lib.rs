@@ -26,6 +26,10 @@
 //! The filestore's bytes are read and written through its I/O gate alone ([`filestore::Io`]). A block number comes from
 //! the upper, so the gate is entered while the state lock is held; for blocks that no map names yet, without. The
 //! gate is taken last, and left before any lock is acquired.
+//!
+//! No host call on a layer is made under the overlay state lock, nor under the lock of a cache of directories or files of
+//! layers. Builds with debug assertions check it ([`layer::forbid_host_calls`]). The per-file I/O lock may be held: who
+//! waits for it needs the same file.
 
 mod attr;
 mod block;

@@ -15,8 +15,7 @@ use crate::fuse::passthrough::Nodes;
 use crate::fuse::reply::{self, Payload, Validity};
 use crate::fuse::request::Request;
 use crate::fuse::shutdown::Shutdown;
-use crate::fuse::threads::Pool;
-use crate::metrics::{self, Counter, Metrics};
+use crate::metrics::{self, Metrics};
 use crate::overlay::{Entry, Overlay};
 
 /// Answers requests by calling the overlay. Shared by all threads of all transports. What the handlers
@@ -31,8 +30,6 @@ pub struct Dispatcher {
     pub(super) listing_ends: ListingEnds,
     pub(super) shutdown: Shutdown,
     pub(super) metrics: Arc<Metrics>,
-    /// Threads for what takes long.
-    pool: Pool,
     agreed: OnceLock<Negotiated>,
     destroyed: AtomicBool,
 }
@@ -54,12 +51,11 @@ pub struct Setup {
     pub nodes: Nodes,
     pub notifier: Notifier,
     pub metrics: Arc<Metrics>,
-    pub pool: Pool,
 }
 
 impl Dispatcher {
     pub fn new(overlay: Arc<Overlay>, setup: Setup) -> Dispatcher {
-        let Setup { valid, read_only, nodes, notifier, metrics, pool } = setup;
+        let Setup { valid, read_only, nodes, notifier, metrics } = setup;
         Dispatcher {
             overlay,
             valid,
@@ -69,7 +65,6 @@ impl Dispatcher {
             listing_ends: ListingEnds::default(),
             shutdown: Shutdown::default(),
             metrics,
-            pool,
             agreed: OnceLock::new(),
             destroyed: AtomicBool::new(false),
         }
@@ -165,19 +160,10 @@ impl Dispatcher {
                 || self.overlay.has_writers(self.nodes.number(request.node())))
     }
 
-    /// Has a thread run `job` that may wait for as long as the host takes.
-    pub fn hand_over(&self, job: impl FnOnce() + Send + 'static) {
-        self.metrics.add(Counter::HandedOver, 1);
-        self.pool.run(job);
-    }
-
-    /// Has a thread run `job` when the kernel has written out what it holds of `node`.
+    /// Runs `job` when the kernel has written out what it holds of `node`, in a thread that serves no
+    /// requests and so may wait for those who do.
     pub fn after_write_back(&self, node: InodeNo, job: impl FnOnce() + Send + 'static) {
-        let notifier = self.notifier.clone();
-        self.hand_over(move || {
-            notifier.write_back(node);
-            job();
-        });
+        self.notifier.after_write_back(node, Box::new(job));
     }
 
     pub(super) fn entry_out(&self, entry: &Entry) -> abi::EntryOut {

@@ -1,7 +1,7 @@
 //! Open directories of layers, so that a name is looked up in its directory rather than along the
 //! whole path.
 
-use super::dir::Dir;
+use super::source::Directory;
 use crate::attr::LowerPath;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 const LEAST: usize = 16;
 const MOST: usize = 1024;
 
-type Map = FxHashMap<LowerPath, Arc<Dir>>;
+type Map = FxHashMap<LowerPath, Arc<dyn Directory>>;
 
 /// Two generations: what is asked for lives in `recent`; when that is full it becomes `old`, and
 /// what was still in `old` is closed.
@@ -24,7 +24,7 @@ struct Generations {
 
 impl Generations {
     /// Adds a directory; returns those to be closed.
-    fn put(&mut self, limit: usize, at: LowerPath, dir: Arc<Dir>) -> Map {
+    fn put(&mut self, limit: usize, at: LowerPath, dir: Arc<dyn Directory>) -> Map {
         let mut left = Map::default();
         if self.recent.len() >= limit {
             left = std::mem::replace(&mut self.old, std::mem::take(&mut self.recent));
@@ -51,7 +51,7 @@ impl DirCache {
         DirCache { generations: RwLock::default(), limit: all / 2 }
     }
 
-    pub fn get(&self, at: &LowerPath) -> Option<Arc<Dir>> {
+    pub fn get(&self, at: &LowerPath) -> Option<Arc<dyn Directory>> {
         if let Some(dir) = self.generations.read().recent.get(at) {
             return Some(dir.clone());
         }
@@ -63,7 +63,7 @@ impl DirCache {
         Some(dir)
     }
 
-    pub fn insert(&self, at: LowerPath, dir: Arc<Dir>) {
+    pub fn insert(&self, at: LowerPath, dir: Arc<dyn Directory>) {
         // What is left over is closed after the lock was given back.
         let left = self.generations.write().put(self.limit, at, dir);
         drop(left);

@@ -1,35 +1,33 @@
 //! The whole listing of a merged directory.
 
-use super::dir::{Dir, Seen, marks_of};
-use super::merge::is_filestore;
+use super::source::Listed;
 use super::stack::Stack;
-use super::tree::{LOOK, Layer};
-use super::whiteout::{AufsName, aufs_name};
 use crate::attr::{FileType, InodeNo, LowerPath};
 use crate::errno::{Errno, Result};
-use rustix::fd::AsFd;
-use rustix::fs::OFlags;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One name of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     pub name: &'a [u8],
     pub file_type: FileType,
-    /// The number that a lookup of the name shows; `None` where only a lookup can tell.
+    /// The number that a lookup of the name shows; `None` where only a lookup can tell, and none did yet: see
+    /// [`Stack::find_numbers`].
     pub ino: Option<InodeNo>,
 }
 
 /// Names in byte order, each once: 16 bytes an entry and the bytes of the names.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Listing {
     names: Box<[u8]>,
     entries: Box<[Slot]>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Slot {
-    /// Zero: unknown.
-    ino: u64,
+    /// Zero: unknown. Set once.
+    ino: AtomicU64,
     offset: u32,
     len: u8,
     dtype: u8,
@@ -75,8 +73,15 @@ impl Listing {
         Entry {
             name: self.name(slot),
             file_type: FileType::from_dtype(slot.dtype).unwrap_or(FileType::Regular),
-            ino: (slot.ino != 0).then_some(InodeNo(slot.ino)),
+            ino: slot.number(),
         }
+    }
+}
+
+impl Slot {
+    fn number(&self) -> Option<InodeNo> {
+        let ino = self.ino.load(Relaxed);
+        (ino != 0).then_some(InodeNo(ino))
     }
 }
 
@@ -152,7 +157,7 @@ fn top(said: &[Raw]) -> Option<(&Raw, Slot)> {
     let merged = dtype == DT_DIR
         && below.first().is_some_and(|next| matches!(next.kind, Kind::Object(DT_DIR)));
     let ino = if merged { 0 } else { first.ino };
-    Some((first, Slot { ino, offset: 0, len: first.len, dtype }))
+    Some((first, Slot { ino: ino.into(), offset: 0, len: first.len, dtype }))
 }
 
 fn prefix(name: &[u8]) -> u64 {
@@ -177,71 +182,40 @@ impl Stack {
         Ok(all.merge())
     }
 
+    /// Looks up the numbers that the entries at these places of `listing`, which [`Stack::list`] made of `dirs`, do not have
+    /// yet. What cannot be looked up (any more) stays without. Numbers are kept in the listing.
+    pub fn find_numbers(&self, dirs: &[LowerPath], listing: &Listing, places: Range<usize>) {
+        let end = places.end.min(listing.len());
+        for slot in &listing.entries[places.start.min(end)..end] {
+            if slot.number().is_some() {
+                continue;
+            }
+            if let Ok(Some(node)) = self.lookup(dirs, listing.name(slot)) {
+                slot.ino.store(node.attr.ino.0, Relaxed);
+            }
+        }
+    }
+
     fn collect(&self, all: &mut Collector, rank: u16, at: &LowerPath) -> Result<()> {
         let layer = self.layer(at.layer)?;
+        let root_dev = layer.layer.facts().root_dev;
         let dir = self.dir(at)?;
-        let mut any_aufs = false;
-        dir.read(layer, |name, kind, ino| {
-            match aufs_name(name) {
-                AufsName::Ordinary => {}
-                AufsName::Hides(hidden) => {
-                    any_aufs = true;
-                    return all.add(hidden, rank, Kind::HidesBelow, 0);
-                }
-                AufsName::Opaque | AufsName::Metadata => {
-                    any_aufs = true;
-                    return Ok(());
-                }
-            }
-            if is_filestore(at, name) {
-                return Ok(());
-            }
-            let kind = match (dir.needs_a_look(kind), dtype(kind)) {
-                (false, Some(dtype)) => Kind::Object(dtype),
-                _ => match dir.see(layer, name)? {
-                    None => return Ok(()),
-                    Some(Seen::Whiteout) => Kind::Whiteout,
-                    Some(Seen::Object(st)) => Kind::Object((st.stx_mode >> 12) as u8),
-                },
+        dir.list(&mut |name, listed| {
+            let (file_type, ino) = match listed {
+                Listed::HidesBelow => return all.add(name, rank, Kind::HidesBelow, 0),
+                Listed::Whiteout => return all.add(name, rank, Kind::Whiteout, 0),
+                Listed::Object { file_type, ino } => (file_type, ino),
             };
-            let ino = self.dirent_number(layer, &dir, name, kind, ino)?;
-            all.add(name, rank, kind, ino)
-        })?;
-        dir.remember_aufs(any_aufs);
-        Ok(())
+            // A directory that is merged with one of another name has the number of that.
+            let is_redirected = file_type == FileType::Directory
+                && !layer.is_bottom()
+                && ino.is_some()
+                && dir.is_redirected(name)?;
+            let number = match ino.filter(|_| !is_redirected) {
+                Some(ino) => self.number(layer, root_dev, ino).0,
+                None => 0,
+            };
+            all.add(name, rank, Kind::Object(file_type.dtype()), number)
+        })
     }
-
-    /// The number that a lookup shows if no other layer has the name; 0 if only a lookup can tell.
-    fn dirent_number(
-        &self,
-        layer: &Layer,
-        dir: &Dir,
-        name: &[u8],
-        kind: Kind,
-        ino: u64,
-    ) -> Result<u64> {
-        let is_dir = kind == Kind::Object(DT_DIR);
-        if !layer.dirent_number_is_exact(is_dir) {
-            return Ok(0);
-        }
-        if is_dir && !layer.is_bottom() && is_redirected(layer, dir, name)? {
-            return Ok(0);
-        }
-        Ok(self.number(layer, layer.dev, ino).0)
-    }
-}
-
-/// Is the directory `name` merged with one of another name?
-fn is_redirected(layer: &Layer, dir: &Dir, name: &[u8]) -> Result<bool> {
-    let Some(fd) = dir.fd(layer) else { return Ok(false) };
-    match layer.open_name(fd, name, LOOK | OFlags::DIRECTORY) {
-        Ok(child) => Ok(marks_of(child.as_fd())?.redirect.is_some()),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// The `d_type` of an entry, if the host tells it.
-fn dtype(kind: rustix::fs::FileType) -> Option<u8> {
-    FileType::from_mode(kind.as_raw_mode()).map(FileType::dtype)
 }

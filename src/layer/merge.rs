@@ -1,13 +1,11 @@
 //! Looking a name up in a merged directory: the topmost wins, directories merge down to the first
 //! thing that is none or lets nothing show through.
 
-use super::dir::{Dir, Seen};
-use super::stack::{FileKey, LowerNode, Stack};
-use super::whiteout::{AufsName, Redirect, aufs_name};
+use super::source::{Directory, FileKey, Redirect, Seen};
+use super::stack::{LowerNode, Stack};
 use crate::attr::{Attr, InodeNo, LayerId, LowerPath};
-use crate::config::FILESTORE_NAME;
 use crate::errno::{Errno, Result};
-use rustix::fs::Statx;
+use crate::name::check_name;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -69,7 +67,7 @@ impl Stack {
     /// `EINVAL` and `ENAMETOOLONG` for what is no name; `ESTALE` where one of `dirs` is gone; `EIO`
     /// for a directory whose redirect mark is malformed; the host's.
     pub fn lookup(&self, dirs: &[LowerPath], name: &[u8]) -> Result<Option<LowerNode>> {
-        crate::name::check_name(name)?;
+        check_name(name)?;
         let mut found = Found::default();
         let mut name = Cow::Borrowed(name);
         for (i, parent) in dirs.iter().enumerate() {
@@ -119,56 +117,32 @@ impl Stack {
     ) -> Result<Next> {
         let layer = self.layer(parent.layer)?;
         let dir = self.dir(parent)?;
-        let st = match self.see(&dir, parent, name)? {
-            Some(Seen::Object(st)) => st,
+        let object = match dir.look_up(name)? {
+            Some(Seen::Object(object)) => object,
             Some(Seen::Whiteout) => return Ok(Next::Stop),
-            None if more && dir.hides_by_name(layer, name)? => return Ok(Next::Stop),
+            None if more && dir.hides_below(name)? => return Ok(Next::Stop),
             None => return Ok(Next::Below),
         };
-        if !is_dir(&st) {
+        if !object.attr.is_dir() {
             if found.top.is_none() {
                 let at = found.child(parent, name);
-                found.top = Some((self.attr(layer, &st), FileKey::of(&st), at));
+                found.top = Some((self.attr(layer, &object), object.key, at));
             }
             return Ok(Next::Stop);
         }
         let at = found.child(parent, name);
-        let attr = self.attr(layer, &st);
+        let attr = self.attr(layer, &object);
         found.lowest = Some(attr.ino);
         found.dirs.push(at.clone());
         if found.top.is_none() {
-            found.top = Some((attr, FileKey::of(&st), at.clone()));
+            found.top = Some((attr, object.key, at.clone()));
         }
         // An absolute redirect may lead into layers that the parent is not merged with.
         if layer.is_bottom() {
             return Ok(Next::Stop);
         }
-        let child = self.child_dir(&dir, name, &at)?;
-        self.below_directory(&dir, name, &child, parent, more)
-    }
-
-    /// Where the search goes on below the directory `child`, which is `name` in `dir`.
-    fn below_directory(
-        &self,
-        dir: &Dir,
-        name: &[u8],
-        child: &Dir,
-        parent: &LowerPath,
-        more: bool,
-    ) -> Result<Next> {
-        if child.opaque || (more && dir.hides_by_name(self.layer(parent.layer)?, name)?) {
-            return Ok(Next::Stop);
-        }
-        Ok(child.redirect.clone().map_or(Next::Below, Next::Redirected))
-    }
-
-    /// What `name` is in one directory; names that are marks are absent.
-    fn see(&self, dir: &Dir, parent: &LowerPath, name: &[u8]) -> Result<Option<Seen>> {
-        let mark = aufs_name(name) != AufsName::Ordinary;
-        if mark || is_filestore(parent, name) {
-            return Ok(None);
-        }
-        dir.see(self.layer(parent.layer)?, name)
+        let child = self.child_dir(&*dir, name, &at)?;
+        below_directory(&*dir, name, &*child, more)
     }
 
     /// Goes on at `path` in the layers below `from`.
@@ -197,16 +171,16 @@ impl Stack {
                 self.visit(found, &parent, name, !layer.is_bottom())?
             } else {
                 let dir = self.dir(&parent)?;
-                match self.see(&dir, &parent, name)? {
-                    Some(Seen::Object(st)) if is_dir(&st) => {
+                match dir.look_up(name)? {
+                    Some(Seen::Object(object)) if object.attr.is_dir() => {
                         let at = LowerPath { path: join(&parent.path, name), ..parent.clone() };
-                        let child = self.child_dir(&dir, name, &at)?;
-                        let next = self.below_directory(&dir, name, &child, &parent, true)?;
+                        let child = self.child_dir(&*dir, name, &at)?;
+                        let next = below_directory(&*dir, name, &*child, true)?;
                         parent = at;
                         next
                     }
                     Some(_) => return Ok(None),
-                    None if dir.hides_by_name(layer, name)? => return Ok(None),
+                    None if dir.hides_below(name)? => return Ok(None),
                     None => {
                         push(&mut below, rest);
                         return Ok((!opaque).then_some(below));
@@ -228,14 +202,17 @@ impl Stack {
     }
 }
 
-/// A filestore at a layer's root is no part of the layer: neither of the host's upperdir nor of a lower
-/// that has been an upperdir (engines mount a layer of an image on its own directory to look at it).
-pub(super) fn is_filestore(parent: &LowerPath, name: &[u8]) -> bool {
-    parent.path.is_empty() && name == FILESTORE_NAME.as_bytes()
-}
-
-fn is_dir(st: &Statx) -> bool {
-    st.stx_mode & 0o170000 == 0o040000
+/// Where the search goes on below the directory `child`, which is `name` in `dir`.
+fn below_directory(
+    dir: &dyn Directory,
+    name: &[u8],
+    child: &dyn Directory,
+    more: bool,
+) -> Result<Next> {
+    if child.is_opaque() || (more && dir.hides_below(name)?) {
+        return Ok(Next::Stop);
+    }
+    Ok(child.redirect().cloned().map_or(Next::Below, Next::Redirected))
 }
 
 fn join(parent: &[u8], name: &[u8]) -> Arc<[u8]> {

@@ -4,32 +4,28 @@
 //! is the list of its directories, topmost first. No state is kept but a bounded number of open
 //! directories, so layers of any size cost nothing at the start.
 //!
-//! Nothing in a layer is ever changed: every descriptor is read-only, and access times are kept
-//! (`O_NOATIME` where the host allows it, and a private `noatime` copy of the mount where it can be
-//! had). Names go below a layer's root one way only (`tree.rs`): never through a symbolic link, never
-//! above the root, never into a directory mounted inside.
+//! What a layer is stands in `source.rs`; directories of the host (`host/`) are the only kind of it.
 //!
 //! What is changed in a layer on the host while a stack is open may or may not be seen.
 
 mod cache;
-mod dir;
 mod error;
-mod identity;
+mod host;
+mod host_calls;
 mod listing;
 mod merge;
 mod number;
 mod object;
 mod owner;
+mod source;
 mod stack;
-mod tree;
-mod whiteout;
-mod xattr;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{LayerError, check_overlap};
-pub use identity::LayerIdentity;
+pub use host_calls::{NoHostCalls, forbid as forbid_host_calls};
 pub use listing::Listing;
 pub use object::OpenFile;
-pub use stack::{FileKey, LowerNode, Stack};
+pub use source::{FileKey, LayerIdentity, LowerFile, Want};
+pub use stack::{LowerNode, Stack};

@@ -1,20 +1,16 @@
 //! One object of one layer: its attributes, data, target and extended attributes.
 
-use super::dir::marks_among;
-use super::stack::{FileKey, Stack};
-use super::tree::{LOOK, Layer, stat_fd};
-use super::whiteout::{host_xattr, shown_xattr, split_names};
-use super::xattr;
-use crate::attr::{Attr, FileType, LayerId, LowerPath};
+use super::source::{Directory, FileKey, LowerFile};
+use super::stack::{Stack, StackedLayer};
+use crate::attr::{Attr, LayerId, LowerPath};
 use crate::errno::{Errno, Result};
 use crate::posix_acl;
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::readlinkat;
+use std::sync::Arc;
 
 /// A regular file, open for reading.
 #[derive(Debug)]
 pub struct OpenFile {
-    pub file: OwnedFd,
+    pub file: Arc<dyn LowerFile>,
     /// It has no extended attribute.
     pub no_xattrs: bool,
     /// The attributes of the file that was opened, whatever its name stands for by now. The number is as with
@@ -24,41 +20,37 @@ pub struct OpenFile {
 }
 
 /// The errors of every method here: `ESTALE` for a layer or parent directory that is not there
-/// (any more), and the host's.
+/// (any more), `ENOENT` for a name that is not there, and the host's.
 impl Stack {
     /// The attributes of an object. The number is its own in its layer, which for a merged directory
     /// is the one that [`Stack::lookup`] shows only in the lowest layer.
+    ///
+    /// # Errors
+    /// As above.
     pub fn stat(&self, at: &LowerPath) -> Result<Attr> {
         self.stat_with_key(at).map(|(attr, _)| attr)
     }
 
     /// As [`Stack::stat`], with what tells the object from every other.
+    ///
+    /// # Errors
+    /// As above.
     pub fn stat_with_key(&self, at: &LowerPath) -> Result<(Attr, FileKey)> {
-        let layer = self.layer(at.layer)?;
-        let st = match split_last(at) {
-            None => stat_fd(layer.root())?,
-            Some((parent, name)) => {
-                let dir = self.dir(&parent)?;
-                let fd = dir.fd(layer).ok_or(Errno::STALE)?;
-                layer.stat_name(fd, name)?.ok_or(Errno::NOENT)?
-            }
-        };
-        Ok((self.attr(layer, &st), FileKey::of(&st)))
+        let (layer, dir, name) = self.place(at)?;
+        let found = dir.stat(name)?;
+        Ok((self.attr(layer, &found), found.key))
     }
 
-    /// Opens a regular file for reading; the descriptor can never be written through.
+    /// Opens a regular file for reading; what is opened can never be written through.
     ///
     /// # Errors
     /// `EISDIR`, `ELOOP` (symbolic link) and `ENXIO` for what is no regular file; `EIO` for a file
     /// whose data lie elsewhere (`overlay.metacopy`).
     pub fn open_file(&self, at: &LowerPath) -> Result<OpenFile> {
-        let layer = self.layer(at.layer)?;
-        let (parent, name) = split_last(at).ok_or(Errno::ISDIR)?;
-        let dir = self.dir(&parent)?;
-        let fd = dir.fd(layer).ok_or(Errno::STALE)?;
-        let (file, st) = self.with_descriptors(|| layer.open_regular(fd, name))?;
-        let names = xattr::list(file.as_fd())?;
-        if marks_among(file.as_fd(), &names)?.metacopy {
+        let (layer, dir, name) = self.place(at)?;
+        let name = name.ok_or(Errno::ISDIR)?;
+        let opened = self.with_descriptors(|| dir.open_file(name))?;
+        if opened.lacks_data {
             tracing::warn!(
                 layer = at.layer.0,
                 file = %String::from_utf8_lossy(&at.path),
@@ -66,8 +58,12 @@ impl Stack {
             );
             return Err(Errno::IO);
         }
-        let no_xattrs = layer.lists_all_xattrs && names.is_empty();
-        Ok(OpenFile { file, no_xattrs, attr: self.attr(layer, &st), key: FileKey::of(&st) })
+        Ok(OpenFile {
+            file: opened.file,
+            no_xattrs: opened.no_xattrs,
+            attr: self.attr(layer, &opened.attr),
+            key: opened.attr.key,
+        })
     }
 
     /// The target of a symbolic link.
@@ -75,27 +71,20 @@ impl Stack {
     /// # Errors
     /// `EINVAL` for what is none.
     pub fn readlink(&self, at: &LowerPath) -> Result<Vec<u8>> {
-        let (layer, object) = self.look_at(at)?;
-        let attr = self.attr(layer, &stat_fd(object.as_fd())?);
-        if attr.file_type() != FileType::Symlink {
-            return Err(Errno::INVAL);
-        }
-        Ok(readlinkat(&object, c"", Vec::new())?.into_bytes())
+        let (_, dir, name) = self.place(at)?;
+        let name = name.ok_or(Errno::INVAL)?;
+        self.with_descriptors(|| dir.readlink(name))
     }
 
     /// All extended attributes, names and values, without the marks of overlay file systems.
+    ///
+    /// # Errors
+    /// As above.
     pub fn xattrs(&self, at: &LowerPath) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let (_, object) = self.look_at(at)?;
-        let names = xattr::list_by_path(object.as_fd())?;
-        let mut all = Vec::new();
-        for name in split_names(&names) {
-            let Some(shown) = shown_xattr(name) else { continue };
-            match xattr::get_by_path(object.as_fd(), name) {
-                Ok(value) => all.push((shown.into_owned(), self.shown_value(name, value))),
-                // Gone since, or one that only its owner may read.
-                Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => {}
-                Err(e) => return Err(e),
-            }
+        let (_, dir, name) = self.place(at)?;
+        let mut all = self.with_descriptors(|| dir.xattrs(name))?;
+        for (name, value) in &mut all {
+            self.translate(name, value);
         }
         Ok(all)
     }
@@ -106,52 +95,46 @@ impl Stack {
     /// `ENODATA` where there is none of this name; marks count as absent. `EINVAL` for a name with
     /// a NUL byte.
     pub fn getxattr(&self, at: &LowerPath, name: &[u8]) -> Result<Vec<u8>> {
-        let (_, object) = self.look_at(at)?;
-        let value = xattr::get_by_path(object.as_fd(), &host_xattr(name))?;
-        Ok(self.shown_value(name, value))
+        let (_, dir, object) = self.place(at)?;
+        let mut value = self.with_descriptors(|| dir.xattr(object, name))?;
+        self.translate(name, &mut value);
+        Ok(value)
     }
 
     /// Whether [`Stack::listxattr`] tells of everything that [`Stack::getxattr`] could find in the user namespace,
     /// and of ACLs and file capabilities.
     pub fn lists_all_xattrs(&self, layer: LayerId) -> bool {
-        self.layer(layer).is_ok_and(|layer| layer.lists_all_xattrs)
+        self.layer(layer).is_ok_and(|l| l.layer.facts().lists_all_xattrs)
     }
 
     /// The names of all extended attributes, each terminated by NUL, without marks. `None`: the object has
     /// no attribute, marks included, that the host lists.
+    ///
+    /// # Errors
+    /// As above.
     pub fn listxattr(&self, at: &LowerPath) -> Result<Option<Vec<u8>>> {
-        let (_, object) = self.look_at(at)?;
-        let names = xattr::list_by_path(object.as_fd())?;
-        if names.is_empty() {
-            return Ok(None);
-        }
-        let mut shown = Vec::with_capacity(names.len());
-        for name in split_names(&names).filter_map(shown_xattr) {
-            shown.extend_from_slice(&name);
-            shown.push(0);
-        }
-        Ok(Some(shown))
+        let (_, dir, name) = self.place(at)?;
+        self.with_descriptors(|| dir.xattr_names(name))
     }
 
-    fn shown_value(&self, name: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+    /// Owners inside an ACL are the layer's.
+    fn translate(&self, name: &[u8], value: &mut [u8]) {
         if [posix_acl::ACCESS, posix_acl::DEFAULT].contains(&name) {
-            self.owners.translate_acl(&mut value);
+            self.owners.translate_acl(value);
         }
-        value
     }
 
-    /// Opens whatever lies at a place for looking at it (`O_PATH`).
-    fn look_at(&self, at: &LowerPath) -> Result<(&Layer, OwnedFd)> {
+    /// The directory that a place lies in, and its name there; a root lies in itself, without a name.
+    fn place<'a>(&self, at: &'a LowerPath) -> Result<Place<'_, 'a>> {
         let layer = self.layer(at.layer)?;
         let Some((parent, name)) = split_last(at) else {
-            return Ok((layer, layer.open_root()?));
+            return Ok((layer, layer.layer.root(), None));
         };
-        let dir = self.dir(&parent)?;
-        let fd = dir.fd(layer).ok_or(Errno::STALE)?;
-        let object = self.with_descriptors(|| layer.open_name(fd, name, LOOK))?;
-        Ok((layer, object))
+        Ok((layer, self.dir(&parent)?, Some(name)))
     }
 }
+
+type Place<'s, 'a> = (&'s StackedLayer, Arc<dyn Directory>, Option<&'a [u8]>);
 
 /// The parent's place and the last name of a place; `None` for a root.
 fn split_last(at: &LowerPath) -> Option<(LowerPath, &[u8])> {

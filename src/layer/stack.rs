@@ -1,43 +1,25 @@
 //! The layers of one mount, topmost first.
 
 use super::cache::DirCache;
-use super::dir::Dir;
 use super::error::LayerError;
-use super::identity::LayerIdentity;
+use super::host::HostLayer;
 use super::number::{Devices, Numbering};
 use super::owner::Owners;
-use super::tree::{Layer, device, stat_fd};
-use crate::attr::{Attr, InodeNo, LayerId, LowerPath, Time};
+use super::source::{Directory, FileKey, Layer, LayerAttr, LayerIdentity};
+use crate::attr::{Attr, InodeNo, LayerId, LowerPath};
 use crate::config::IdMap;
 use crate::errno::{Errno, Result};
-use rustix::fs::{Statx, StatxFlags, StatxTimestamp};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Layers that can be numbered besides the host's upperdir.
 const MOST_LOWERS: usize = LayerId::HOST_UPPER.0 as usize - 1;
 
+/// The lowest of the lower directories.
+const BOTTOM: LayerId = LayerId(1);
+
 /// How the stacks of this version number inodes.
 const NUMBERING: fn(Devices) -> Numbering = |_| Numbering::ByLayer;
-
-/// What tells one file of the host from every other while the host runs. Names of one inode have one key; a number
-/// that the host gives to another file later has another birth time (where the file system keeps birth times).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileKey {
-    /// As major << 32 | minor. It may change when the host starts anew.
-    pub dev: u64,
-    pub ino: u64,
-    /// Zero where the file system keeps none.
-    pub btime: Time,
-}
-
-impl FileKey {
-    pub(super) fn of(st: &Statx) -> FileKey {
-        let has_btime = st.stx_mask & StatxFlags::BTIME.bits() != 0;
-        let btime = if has_btime { time(st.stx_btime) } else { Time::default() };
-        FileKey { dev: device(st), ino: st.stx_ino, btime }
-    }
-}
 
 /// An object of the merged view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,16 +35,42 @@ pub struct LowerNode {
     pub dirs: Vec<LowerPath>,
 }
 
+/// A layer and its place.
+#[derive(Debug)]
+pub(super) struct StackedLayer {
+    pub id: LayerId,
+    pub layer: Box<dyn Layer>,
+}
+
+impl StackedLayer {
+    fn open(
+        id: LayerId,
+        path: &Path,
+        option: &'static str,
+    ) -> std::result::Result<StackedLayer, LayerError> {
+        match HostLayer::open(path, id == BOTTOM) {
+            Ok(layer) => Ok(StackedLayer { id, layer: Box::new(layer) }),
+            Err(error) => Err(LayerError::Open { option, path: path.to_owned(), error }),
+        }
+    }
+
+    /// Whether this is the lowest of the lower directories.
+    pub fn is_bottom(&self) -> bool {
+        self.id == BOTTOM
+    }
+}
+
 /// Read-only layers, merged. All methods may be called from any thread at once; none takes a lock
 /// that is held while the host is asked.
 #[derive(Debug)]
 pub struct Stack {
     /// Topmost first; immutable.
-    pub(super) layers: Vec<Layer>,
+    pub(super) layers: Vec<StackedLayer>,
     /// The roots that show in the merged root, topmost first; immutable.
     pub(super) roots: Vec<LowerPath>,
     pub(super) owners: Owners,
     numbering: Numbering,
+    any_may_block: bool,
     dirs: DirCache,
 }
 
@@ -81,11 +89,14 @@ impl Stack {
             return Err(LayerError::TooMany { given: lowers.len(), limit: MOST_LOWERS });
         }
         rustix::fs::stat(c"/proc/self/fd").map_err(LayerError::NoProc)?;
-        let upper = host_upper.map(|path| Layer::open(LayerId::HOST_UPPER, path, "upperdir"));
+        let upper =
+            host_upper.map(|path| StackedLayer::open(LayerId::HOST_UPPER, path, "upperdir"));
         let from_bottom = (1..=lowers.len() as u16).rev().map(LayerId);
-        let below =
-            lowers.iter().zip(from_bottom).map(|(path, id)| Layer::open(id, path, "lowerdir"));
-        let layers: Vec<Layer> =
+        let below = lowers
+            .iter()
+            .zip(from_bottom)
+            .map(|(path, id)| StackedLayer::open(id, path, "lowerdir"));
+        let layers: Vec<StackedLayer> =
             upper.into_iter().chain(below).collect::<std::result::Result<_, _>>()?;
         if layers.is_empty() {
             return Err(LayerError::Empty);
@@ -93,14 +104,17 @@ impl Stack {
         Ok(Stack::of(layers, idmap))
     }
 
-    fn of(layers: Vec<Layer>, idmap: &IdMap) -> Stack {
-        let showing = layers.iter().position(|l| l.root_dir.opaque).map_or(layers.len(), |i| i + 1);
+    pub(super) fn of(layers: Vec<StackedLayer>, idmap: &IdMap) -> Stack {
+        let opaque = layers.iter().position(|l| l.layer.root().is_opaque());
+        let showing = opaque.map_or(layers.len(), |i| i + 1);
         let root: Arc<[u8]> = Arc::from(&b""[..]);
-        let at_root = |l: &Layer| LowerPath { layer: l.id, path: root.clone() };
+        let at_root = |l: &StackedLayer| LowerPath { layer: l.id, path: root.clone() };
         let roots = layers[..showing].iter().map(at_root).collect();
         let dirs = DirCache::new(layers.len());
-        let numbering = NUMBERING(Devices::new(layers.iter().rev().map(|l| l.dev)));
-        Stack { layers, roots, owners: Owners::new(idmap), numbering, dirs }
+        let any_may_block = layers.iter().any(|l| l.layer.facts().may_block);
+        let numbering =
+            NUMBERING(Devices::new(layers.iter().rev().map(|l| l.layer.facts().root_dev)));
+        Stack { layers, roots, owners: Owners::new(idmap), numbering, any_may_block, dirs }
     }
 
     /// The merged root, with the topmost root's attributes. As everywhere, nothing shows from below
@@ -110,26 +124,35 @@ impl Stack {
     /// The host's.
     pub fn root(&self) -> Result<LowerNode> {
         let top = &self.layers[0];
-        let st = stat_fd(top.root())?;
-        let mut attr = self.attr(top, &st);
+        let found = top.layer.root().stat(None)?;
+        let mut attr = self.attr(top, &found);
         attr.ino = InodeNo::ROOT;
         if self.roots.len() > 1 {
             attr.nlink = 1;
         }
-        let key = FileKey::of(&st);
-        Ok(LowerNode { attr, at: self.roots[0].clone(), key, dirs: self.roots.clone() })
+        Ok(LowerNode { attr, at: self.roots[0].clone(), key: found.key, dirs: self.roots.clone() })
     }
 
     /// The layers of the stack, topmost first, and what each is known by. Two layers may have the same identity: see
     /// [`LayerIdentity`].
     pub fn identities(&self) -> impl ExactSizeIterator<Item = (LayerId, LayerIdentity)> {
-        self.layers.iter().map(|layer| (layer.id, layer.identity))
+        self.layers.iter().map(|l| (l.id, l.layer.facts().identity))
     }
 
     /// Can data of this layer be read by others (FUSE passthrough, `O_NOATIME` or not) with no
     /// access time changing?
     pub fn keeps_atime(&self, layer: LayerId) -> bool {
-        self.layer(layer).is_ok_and(|l| l.keeps_atime)
+        self.layer(layer).is_ok_and(|l| l.layer.facts().keeps_atime)
+    }
+
+    /// Whether an operation on this layer may wait for something other than a local disk.
+    pub fn may_block(&self, layer: LayerId) -> bool {
+        self.layer(layer).is_ok_and(|l| l.layer.facts().may_block)
+    }
+
+    /// Whether [`Stack::may_block`] is true of any layer.
+    pub fn any_may_block(&self) -> bool {
+        self.any_may_block
     }
 
     /// Closes the directories that are kept open to look names up in.
@@ -139,7 +162,7 @@ impl Stack {
     }
 
     /// The layer of this id; `ESTALE` where the stack has none.
-    pub(super) fn layer(&self, id: LayerId) -> Result<&Layer> {
+    pub(super) fn layer(&self, id: LayerId) -> Result<&StackedLayer> {
         let top = self.layers.first().filter(|l| l.id == LayerId::HOST_UPPER);
         let index = match (id, top) {
             (LayerId::HOST_UPPER, Some(_)) => Some(0),
@@ -149,25 +172,33 @@ impl Stack {
     }
 
     /// The open directory at a place, from the cache or into it.
-    pub(super) fn dir(&self, at: &LowerPath) -> Result<Arc<Dir>> {
-        let layer = self.layer(at.layer)?;
+    pub(super) fn dir(&self, at: &LowerPath) -> Result<Arc<dyn Directory>> {
+        let layer = &self.layer(at.layer)?.layer;
         if at.path.is_empty() {
-            return Ok(layer.root_dir.clone());
+            return Ok(layer.root());
         }
-        self.dir_by(at, || Dir::open(layer, &at.path))
+        self.dir_by(at, || layer.open_dir(&at.path))
     }
 
     /// As [`Stack::dir`] for `at`, which is `name` in the directory `parent`.
-    pub(super) fn child_dir(&self, parent: &Dir, name: &[u8], at: &LowerPath) -> Result<Arc<Dir>> {
-        let layer = self.layer(at.layer)?;
-        self.dir_by(at, || parent.open_child(layer, name))
+    pub(super) fn child_dir(
+        &self,
+        parent: &dyn Directory,
+        name: &[u8],
+        at: &LowerPath,
+    ) -> Result<Arc<dyn Directory>> {
+        self.dir_by(at, || parent.open_child(name))
     }
 
-    fn dir_by(&self, at: &LowerPath, open: impl Fn() -> Result<Dir>) -> Result<Arc<Dir>> {
+    fn dir_by(
+        &self,
+        at: &LowerPath,
+        open: impl Fn() -> Result<Arc<dyn Directory>>,
+    ) -> Result<Arc<dyn Directory>> {
         if let Some(dir) = self.dirs.get(at) {
             return Ok(dir);
         }
-        let dir = Arc::new(self.with_descriptors(open)?);
+        let dir = self.with_descriptors(open)?;
         self.dirs.insert(at.clone(), dir.clone());
         Ok(dir)
     }
@@ -184,37 +215,17 @@ impl Stack {
     }
 
     /// The number of host inode `ino` on device `dev` in `layer`.
-    pub(super) fn number(&self, layer: &Layer, dev: u64, ino: u64) -> InodeNo {
-        self.numbering.number(layer.id, layer.dev, dev, ino)
+    pub(super) fn number(&self, at: &StackedLayer, dev: u64, ino: u64) -> InodeNo {
+        self.numbering.number(at.id, at.layer.facts().root_dev, dev, ino)
     }
 
     /// Attributes as the mount shows them; the number is the object's own in its layer.
-    pub(super) fn attr(&self, layer: &Layer, st: &Statx) -> Attr {
-        let (mtime, ctime) = (time(st.stx_mtime), time(st.stx_ctime));
-        let has_btime = st.stx_mask & StatxFlags::BTIME.bits() != 0;
+    pub(super) fn attr(&self, at: &StackedLayer, found: &LayerAttr) -> Attr {
         Attr {
-            ino: self.number(layer, device(st), st.stx_ino),
-            size: st.stx_size,
-            blocks: st.stx_blocks,
-            mode: u32::from(st.stx_mode),
-            nlink: st.stx_nlink,
-            uid: self.owners.uid(st.stx_uid),
-            gid: self.owners.gid(st.stx_gid),
-            rdev: encode_rdev(st.stx_rdev_major, st.stx_rdev_minor),
-            atime: time(st.stx_atime),
-            mtime,
-            ctime,
-            // Where the host keeps no time of birth: it cannot be later than these.
-            btime: if has_btime { time(st.stx_btime) } else { mtime.min(ctime) },
+            ino: self.number(at, found.key.dev, found.key.ino),
+            uid: self.owners.uid(found.attr.uid),
+            gid: self.owners.gid(found.attr.gid),
+            ..found.attr
         }
     }
-}
-
-fn time(t: StatxTimestamp) -> Time {
-    Time { sec: t.tv_sec, nsec: t.tv_nsec }
-}
-
-/// The form of [`Attr::rdev`].
-fn encode_rdev(major: u32, minor: u32) -> u32 {
-    (minor & 0xff) | major << 8 | (minor & !0xff) << 12
 }

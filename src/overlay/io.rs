@@ -10,7 +10,6 @@ use crate::filestore::Io;
 use crate::upper::{ExtentMap, Segment, Source};
 use smallvec::SmallVec;
 use std::ops::Range;
-use std::os::fd::AsFd;
 
 const O_TRUNC: u32 = libc::O_TRUNC as u32;
 const O_ACCMODE: u32 = libc::O_ACCMODE as u32;
@@ -141,7 +140,9 @@ impl Overlay {
         tail.fill(0);
         if let Some((at, _)) = origin.as_ref().filter(|_| !head.is_empty()) {
             let file = self.lower_file(ino, at)?;
-            read_full(file.as_fd(), head, offset)?;
+            // Short where the file was truncated on the host meanwhile.
+            let len = file.read_at(head, offset)?;
+            head[len..].fill(0);
         }
         Ok(())
     }
@@ -214,23 +215,4 @@ pub(super) fn clip(segment: &Segment, offset: u64, len: usize) -> Option<(Range<
     let end = (segment.at + segment.len).offset().min(offset + len as u64);
     (start < end)
         .then(|| ((start - offset) as usize..(end - offset) as usize, start - segment_start))
-}
-
-/// Reads all of `buf`; zeros where the file ends early (which a layer that never changes does not).
-fn read_full(file: std::os::fd::BorrowedFd<'_>, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
-    while !buf.is_empty() {
-        match rustix::io::pread(file, &mut *buf, offset) {
-            Ok(0) => {
-                buf.fill(0);
-                return Ok(());
-            }
-            Ok(n) => {
-                buf = &mut buf[n..];
-                offset += n as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(err) => return Err(err),
-        }
-    }
-    Ok(())
 }

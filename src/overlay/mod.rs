@@ -6,9 +6,9 @@
 //! "raised" when something about it changed) answers from the upper; every other one from the
 //! attributes that its layer gave when it was looked up.
 //!
-//! Layers never change under a mount, so what they say needs no lock: operations ask them first,
-//! then take the state lock, and look again at what the upper says. No host system call is made
-//! under the state lock but the journal's own.
+//! What the layers say is asked first, without a lock, as a layer may hang; then operations take the state
+//! lock and look again at what the upper says. No host system call is made under the state lock but the
+//! journal's own; [`state_lock`] checks it of the layers.
 //!
 //! Lock order: a file's I/O lock → [`State`] → the filestore's. See each field.
 
@@ -18,6 +18,7 @@ mod caller;
 mod changes;
 mod clock;
 mod create;
+mod file_locks;
 mod io;
 mod lookup;
 mod lower_files;
@@ -29,6 +30,7 @@ mod remove;
 mod rename;
 mod space;
 mod state;
+mod state_lock;
 mod statfs;
 mod txn;
 mod upkeep;
@@ -53,9 +55,10 @@ use crate::errno::{Errno, Result};
 use crate::filestore::{Claim, Filestore};
 use crate::layer::Stack;
 use clock::Clock;
+use file_locks::{FileLock, FileLocks};
 use lower_files::LowerFiles;
-use parking_lot::{Mutex, MutexGuard, RwLock};
-use state::State;
+use parking_lot::Mutex;
+use state_lock::StateLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -72,11 +75,11 @@ pub struct Overlay {
     /// File data of the upper. Has its own locks, taken after `state`.
     store: Arc<Filestore>,
     /// The upper, the looked-up inodes and the journal.
-    state: RwLock<State>,
+    state: StateLock,
     /// What changes are stamped with.
     clock: Clock,
-    /// Serialises what changes the data of one file; by inode number. Taken before `state`.
-    io: [Mutex<()>; 64],
+    /// Serialises what changes the data of one file. Taken before `state`.
+    io: FileLocks,
     /// Open descriptors of lower files. Its lock is taken last.
     lower_files: LowerFiles,
     /// 0: none. May change while mounted.
@@ -92,8 +95,8 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    fn io_lock(&self, ino: InodeNo) -> MutexGuard<'_, ()> {
-        self.io[(ino.0 % self.io.len() as u64) as usize].lock()
+    fn io_lock(&self, ino: InodeNo) -> FileLock<'_> {
+        self.io.lock(ino)
     }
 
     /// Whether a sync waits for stable storage.

@@ -2,8 +2,10 @@
 
 use super::Overlay;
 use super::clock::Clock;
+use super::file_locks::FileLocks;
 use super::recover::{Purpose, ReplayError, claim_and_open, mark_extents, replay};
 use super::state::State;
+use super::state_lock::StateLock;
 use super::upkeep::Upkeep;
 use crate::attr::{Caller, InodeNo, LayerId};
 use crate::block::BLOCK_SIZE;
@@ -13,7 +15,7 @@ use crate::filestore::{self, Claim, Filestore, Options};
 use crate::journal::{self, Log, Recovering};
 use crate::layer::{LayerError, Stack};
 use crate::upper::Tree;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,9 +128,9 @@ impl Overlay {
         let overlay = Arc::new(Overlay {
             stack,
             store,
-            state: RwLock::new(state),
+            state: StateLock::new(state),
             clock: Clock::new(),
-            io: [const { Mutex::new(()) }; 64],
+            io: FileLocks::default(),
             lower_files: Default::default(),
             inode_limit: AtomicU64::new(config.inode_limit.unwrap_or(0)),
             durability: config.durability,

@@ -26,6 +26,20 @@ pub struct DirEntry<'a> {
 const FIRST_LOWER: u64 = 2;
 const FIRST_UPPER: u64 = 1 << 40;
 
+/// The inode number of a lower name that can no longer be looked up.
+const UNKNOWN: InodeNo = InodeNo(u64::MAX);
+
+/// How many entries the layers are asked for numbers of at a time.
+const NUMBERS_BATCH: usize = 256;
+
+/// How far a listing came.
+enum Emitted {
+    /// To the end of what was asked for.
+    All,
+    /// To the lower name at this index, whose number is not known.
+    UpTo(usize),
+}
+
 /// How many entries readdirplus looks up at a time: what fits a 32 KiB reply.
 const PLUS_BATCH: usize = 200;
 
@@ -42,13 +56,38 @@ impl Overlay {
     }
 
     /// Emits the entries of these cookies (0 is the start) until `emit` returns false.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE` for what the kernel does not know; what the host says of the layers.
     pub fn readdir(
         &self,
         ino: InodeNo,
-        Range { start: offset, end }: Range<u64>,
+        Range { start: mut offset, end }: Range<u64>,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
         let listing = self.listing(ino)?;
+        // Of entries before this one the layers have been asked for numbers.
+        let mut asked_to = 0;
+        loop {
+            let emitted =
+                self.readdir_known(ino, offset..end, listing.as_deref(), asked_to, emit)?;
+            let (Emitted::UpTo(index), Some(listing)) = (emitted, &listing) else { return Ok(()) };
+            asked_to = index + NUMBERS_BATCH;
+            offset = FIRST_LOWER + index as u64;
+            let dirs = self.state.read().lower_dirs(ino)?;
+            self.stack.find_numbers(&dirs, listing, index..asked_to);
+        }
+    }
+
+    /// As [`Overlay::readdir`], up to a lower name at the index `asked_to` or beyond whose number is not known.
+    fn readdir_known(
+        &self,
+        ino: InodeNo,
+        Range { start: offset, end }: Range<u64>,
+        listing: Option<&Listing>,
+        asked_to: usize,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<Emitted> {
         let st = self.state.read();
         if !st.attr(ino)?.is_dir() {
             return Err(Errno::NOTDIR);
@@ -58,7 +97,7 @@ impl Overlay {
         let dots = [(ino, 1, b".".as_slice()), (parent, 2, b"..")];
         for (ino, next, name) in dots.into_iter().skip(offset as usize) {
             if !emit(DirEntry { ino, next, dtype, name }) {
-                return Ok(());
+                return Ok(Emitted::All);
             }
         }
         let dir = st.tree.get(ino).and_then(|inode| inode.dir());
@@ -66,24 +105,24 @@ impl Overlay {
             let mode = st.tree.get(ino).map_or(0, |inode| inode.image().mode);
             DirEntry { ino, next, dtype: (mode >> 12 & 15) as u8, name }
         };
-        let count = listing.as_ref().map_or(0, |listing| listing.len()) as u64;
+        let count = listing.map_or(0, Listing::len) as u64;
         let skip = offset.max(FIRST_LOWER) - FIRST_LOWER;
         for index in skip.min(count)..count {
-            let Some(below) = listing.as_deref().and_then(|l| l.at(index as usize)) else { break };
+            let Some(below) = listing.and_then(|l| l.at(index as usize)) else { break };
             let next = FIRST_LOWER + index + 1;
             let entry = match dir.and_then(|dir| dir.get(below.name)) {
                 Some(Dentry::Whiteout) => continue,
                 Some(Dentry::Inode { ino, .. }) => upper_entry(ino, next, below.name),
                 None => {
-                    let ino = match below.ino {
-                        Some(ino) => ino,
-                        None => self.lower_number(&st, ino, below.name)?,
-                    };
+                    if below.ino.is_none() && index as usize >= asked_to {
+                        return Ok(Emitted::UpTo(index as usize));
+                    }
+                    let ino = below.ino.unwrap_or(UNKNOWN);
                     DirEntry { ino, next, dtype: below.file_type.dtype(), name: below.name }
                 }
             };
             if !emit(entry) {
-                return Ok(());
+                return Ok(Emitted::All);
             }
         }
         let from = offset.max(FIRST_UPPER) - FIRST_UPPER;
@@ -94,16 +133,10 @@ impl Overlay {
                 break;
             }
             if !emit(upper_entry(ino, FIRST_UPPER + cookie + 1, name)) {
-                return Ok(());
+                return Ok(Emitted::All);
             }
         }
-        Ok(())
-    }
-
-    /// The number of a lower name that only a look-up tells (a directory in several layers).
-    fn lower_number(&self, st: &super::state::State, dir: InodeNo, name: &[u8]) -> Result<InodeNo> {
-        let dirs = st.lower_dirs(dir)?;
-        Ok(self.stack.lookup(&dirs, name)?.map_or(InodeNo(u64::MAX), |node| node.attr.ino))
+        Ok(Emitted::All)
     }
 
     /// As [`Overlay::readdir`], with each entry looked up (`None` for `.`, `..`, what cannot be, and
@@ -173,5 +206,45 @@ impl Overlay {
                 listing.and_then(|listing: &Listing| listing.get(name)).is_none()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Durability, IdMap, Medium};
+
+    #[test]
+    fn numbers_of_merged_directories_are_those_of_look_ups_and_asked_for_without_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let lowers = ["top", "bottom"].map(|name| dir.path().join(name));
+        let merged: Vec<String> = (0..NUMBERS_BATCH + 10).map(|i| format!("d{i}")).collect();
+        for (lower, name) in lowers.iter().flat_map(|l| merged.iter().map(move |n| (l, n))) {
+            std::fs::create_dir_all(lower.join(name)).unwrap();
+        }
+        let overlay = Overlay::new(&Config {
+            lowers: lowers.into(),
+            upper: None,
+            medium: Medium::Memory,
+            size_limit: None,
+            inode_limit: None,
+            durability: Durability::Volatile,
+            idmap: IdMap::default(),
+        })
+        .unwrap();
+        let mut listed = Vec::new();
+        // In a debug build a host call under the state lock is a panic.
+        overlay
+            .readdir(InodeNo::ROOT, 0..u64::MAX, &mut |entry| {
+                listed.push((entry.name.to_vec(), entry.ino));
+                true
+            })
+            .unwrap();
+        assert_eq!(listed.len(), 2 + merged.len());
+        for (name, ino) in &listed[2..] {
+            let found = overlay.lookup(InodeNo::ROOT, OsStr::from_bytes(name)).unwrap();
+            assert_eq!(found.map(|entry| entry.attr.ino), Some(*ino));
+        }
+        overlay.destroy();
     }
 }

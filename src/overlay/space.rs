@@ -8,10 +8,9 @@ use crate::attr::{Caller, InodeNo, LowerPath};
 use crate::block::{BLOCK_SIZE, FileBlock, StoreBlock};
 use crate::errno::{Errno, Result};
 use crate::filestore::Extent;
+use crate::layer::{LowerFile, Want};
 use crate::upper::Source;
-use rustix::fs::SeekFrom;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 
 /// What fallocate(2) does with a range: the modes that the kernel's FUSE client lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +185,7 @@ impl Overlay {
         };
         let file = self.lower_file(ino, at)?;
         let seek =
-            |from: FileBlock, want| seek_below(&file, *valid, from.offset()..end.offset(), want);
+            |from: FileBlock, want| seek_below(&*file, *valid, from.offset()..end.offset(), want);
         let Some(data) = seek(start, Whence::Data)? else { return Ok(end..end) };
         let first = FileBlock::containing(data);
         let hole = seek(first, Whence::Hole)?.map_or(end, FileBlock::at_or_after);
@@ -287,7 +286,7 @@ impl Overlay {
                 }
                 (Source::Unmapped, Some((at, valid))) if *valid > 0 => {
                     let file = self.lower_file(ino, at)?;
-                    seek_below(&file, *valid, start..end, whence)?
+                    seek_below(&*file, *valid, start..end, whence)?
                 }
                 _ => (whence == Whence::Hole).then_some(start),
             };
@@ -343,7 +342,7 @@ impl Overlay {
 /// The first byte of `range` that is data (or hole) where the first `valid` bytes of `file`, at least one, are
 /// what shows, and zeros behind them. The block of the last is one: what it is, it is to its end.
 fn seek_below(
-    file: &OwnedFd,
+    file: &dyn LowerFile,
     valid: u64,
     range: Range<u64>,
     whence: Whence,
@@ -355,14 +354,11 @@ fn seek_below(
         return Ok((!want_data).then_some(start));
     }
     let from = start.min(valid - 1);
-    let from = if want_data { SeekFrom::Data(from) } else { SeekFrom::Hole(from) };
-    let found = match rustix::fs::seek(file, from) {
-        Ok(found) if found < valid => Some(found.max(start)),
-        Ok(_) | Err(Errno::NXIO) if want_data => None,
-        Ok(_) | Err(Errno::NXIO) => Some(valid_blocks),
-        // A file system that does not tell: no holes.
-        Err(Errno::INVAL) => Some(if want_data { start } else { valid_blocks }),
-        Err(err) => return Err(err),
+    let want = if want_data { Want::Data } else { Want::Hole };
+    let found = match file.seek(want, from)? {
+        Some(found) if found < valid => Some(found.max(start)),
+        Some(_) | None if want_data => None,
+        Some(_) | None => Some(valid_blocks),
     };
     Ok(found.filter(|found| *found < end))
 }

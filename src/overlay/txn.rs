@@ -4,18 +4,18 @@
 use super::Overlay;
 use super::raise::Raised;
 use super::state::State;
+use super::state_lock::WriteState;
 use crate::attr::{Attr, InodeNo, Time};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::{InodeImage, Record, decode_all};
 use crate::upper::{Dentry, Inode, Tree};
-use parking_lot::RwLockWriteGuard;
 use std::time::Instant;
 
 /// Holds the state lock. Dropped without [`Txn::commit`], it leaves everything as it was.
 pub(super) struct Txn<'a> {
     overlay: &'a Overlay,
-    st: RwLockWriteGuard<'a, State>,
+    st: WriteState<'a>,
     frame: Vec<u8>,
     new_inodes: u64,
     /// What the change is stamped with.
@@ -177,7 +177,7 @@ impl<'a> Txn<'a> {
     /// # Errors
     /// `ENOSPC`, `EIO` and what the host says of the append: nothing has changed then. `EIO` also where a record
     /// does not fit the tree, which is a bug of this program: the mount is read-only from then on.
-    pub fn commit(mut self, urgency: Urgency) -> Result<RwLockWriteGuard<'a, State>> {
+    pub fn commit(mut self, urgency: Urgency) -> Result<WriteState<'a>> {
         if self.frame.is_empty() {
             return Ok(self.st);
         }

@@ -44,8 +44,6 @@ pub struct Spec {
     pub point: PathBuf,
     /// More options, as `-o` takes them. Not for overlayfs.
     pub options: Vec<String>,
-    /// The daemon's log. Not for overlayfs.
-    pub log: Option<PathBuf>,
 }
 
 impl Spec {
@@ -58,7 +56,6 @@ impl Spec {
             upper: Some(scratch.upper()),
             point: scratch.dir("mnt"),
             options: std::env::var("OVERCOAT_TEST_OPTIONS").into_iter().collect(),
-            log: None,
         }
     }
 
@@ -71,12 +68,6 @@ impl Spec {
     /// The same with one more option.
     pub fn option(mut self, option: &str) -> Self {
         self.options.push(option.to_owned());
-        self
-    }
-
-    /// The same with the daemon's log in this file.
-    pub fn log(mut self, log: PathBuf) -> Self {
-        self.log = Some(log);
         self
     }
 
@@ -115,11 +106,7 @@ impl Spec {
             options.push(",");
             options.push(option);
         }
-        let log = self.log.iter().flat_map(|log| ["--log".into(), log.clone().into()]);
-        let mut arguments = vec![OsString::from("mount")];
-        arguments.extend(log);
-        arguments.extend(["-o".into(), options, self.point.clone().into()]);
-        arguments
+        vec!["mount".into(), "-o".into(), options, self.point.clone().into()]
     }
 
     /// Mounts it.

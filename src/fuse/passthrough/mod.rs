@@ -12,7 +12,7 @@
 
 mod nodes;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -183,7 +183,7 @@ impl Files {
             (None, _) => {}
         }
         let file = file.filter(|_| table.known < MOST && flags & O_DIRECT == 0);
-        let through = file.and_then(|file| self.make_known(&file));
+        let through = file.as_ref().and_then(|file| self.make_known(file.passthrough_fd()?));
         Ok(table.begin(node, through))
     }
 
@@ -268,7 +268,7 @@ impl Files {
         }
     }
 
-    fn make_known(&self, file: &OwnedFd) -> Option<BackingId> {
+    fn make_known(&self, file: BorrowedFd<'_>) -> Option<BackingId> {
         fuse_dev::open_backing(&self.device, file)
             .inspect_err(|errno| tracing::debug!(%errno, "a file is not passed through"))
             .ok()

@@ -12,22 +12,14 @@ use crate::fuse::abi::{self, ring_command};
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::sched_idle::{Placement, Watchdog};
 use crate::fuse::uring::exchange::{Exchange, Scratch};
-use crate::fuse::uring::mailbox::{self, Mailbox};
-use crate::metrics::Gauge;
-use crate::sys::uring::{Completion, Layout, Ring, Slot};
+use crate::fuse::uring::helpers::{self, Helpers, Mailbox};
+use crate::sys::uring::{Completion, Ring, Slot};
 
-/// Slots of a queue at first, and how many are added at a time: one for the thread, and some for what other
-/// threads do meanwhile.
+/// Slots of a queue: one for the thread, and some for what helpers do meanwhile.
 const DEPTH: usize = 8;
 
-/// The most slots of a queue. Their memory is taken when they are used.
-const MOST_SLOTS: usize = 1024;
-
-/// Slots are added when no more than so many are left for the kernel to put requests into.
-const FEW_SLOTS: usize = DEPTH / 2;
-
 /// Slots that may wait for a write-back; the others are left for its WRITEs.
-const MOST_WAITING: usize = MOST_SLOTS / 2;
+const MOST_WAITING: usize = DEPTH / 2;
 
 /// What is left of a payload in memory when a queue has been idle: a page.
 const KEPT: usize = 4096;
@@ -49,6 +41,7 @@ pub enum Order {
 /// What serving takes.
 pub struct Service {
     pub dispatcher: Arc<Dispatcher>,
+    pub helpers: Helpers,
     pub watchdog: Arc<Watchdog>,
     pub end: Box<dyn FnOnce(Result<()>) + Send>,
 }
@@ -60,8 +53,6 @@ pub struct Queue {
     /// Slots for nobody yet: all until they are registered, then those of requests that came
     /// before they could be served.
     slots: Vec<Slot>,
-    /// How many slots other threads have.
-    away: usize,
     mailbox: Arc<Mailbox>,
     scratch: Scratch,
     usage: Usage,
@@ -96,12 +87,9 @@ impl Queue {
     }
 
     fn new(at: u16, payload: usize) -> Result<Queue> {
-        let header = size_of::<abi::RingHeader>();
-        let layout = Layout { slots: DEPTH, most_slots: MOST_SLOTS, header, payload };
-        let (ring, slots) = Ring::new(layout)?;
+        let (ring, slots) = Ring::new(DEPTH, size_of::<abi::RingHeader>(), payload)?;
         let mailbox = Arc::new(Mailbox::new(ring.waker()?));
-        let (scratch, usage) = (Scratch::default(), Usage::default());
-        Ok(Queue { at, ring, slots, away: 0, mailbox, scratch, usage })
+        Ok(Queue { at, ring, slots, mailbox, scratch: Scratch::default(), usage: Usage::default() })
     }
 
     /// Registers a slot too early. Whatever stands before the kernel's FUSE answers in its place.
@@ -145,14 +133,14 @@ impl Queue {
 
     /// Serves until the kernel has given all slots back for good: the connection ended.
     fn serve(&mut self, service: &Service) -> Result<()> {
-        let Service { dispatcher, watchdog, .. } = service;
+        let Service { dispatcher, helpers, watchdog, .. } = service;
         let mut scheduling = watchdog.schedule(self.at.into(), Placement::Pinned);
         let mut lost = 0;
         let mut end = Ok(());
         while let Some(slot) = self.slots.pop() {
-            self.take(slot, Instant::now(), dispatcher)?;
+            self.take(slot, Instant::now(), dispatcher, helpers)?;
         }
-        while lost < self.ring.slots() {
+        while lost < DEPTH {
             self.ring.enter(Some(self.usage.patience()))?;
             let now = Instant::now();
             scheduling.wakeup(now, 0);
@@ -161,7 +149,7 @@ impl Queue {
                 idle = false;
                 match completion {
                     Completion::Command(slot, Ok(())) => {
-                        self.take(slot, now, dispatcher)?;
+                        self.take(slot, now, dispatcher, helpers)?;
                     }
                     Completion::Command(slot, Err(errno)) => {
                         tracing::debug!(queue = self.at, slot = slot.at(), %errno, "a slot's end");
@@ -173,7 +161,6 @@ impl Queue {
             }
             while let Some(slot) = self.mailbox.take() {
                 idle = false;
-                self.away -= 1;
                 self.commit(slot)?;
             }
             if self.usage.is_over(idle) {
@@ -185,12 +172,13 @@ impl Queue {
         end
     }
 
-    /// A request came: answers it, or leaves it to another thread.
+    /// A request came: answers it, or leaves it to a helper.
     fn take(
         &mut self,
         mut slot: Slot,
         arrived: Instant,
         dispatcher: &Arc<Dispatcher>,
+        helpers: &Helpers,
     ) -> Result<()> {
         let exchange = Exchange::of(&mut slot);
         self.usage.note(exchange.payload_len());
@@ -203,36 +191,16 @@ impl Queue {
                     exchange.refuse(Errno::INVAL);
                     return self.commit(slot);
                 }
-                self.away += 1;
-                let home = &self.mailbox;
-                mailbox::hand_over_after_write_back(slot, arrived, home, dispatcher, ino);
-                return self.keep_slots(dispatcher);
+                helpers::answer_after_write_back(slot, arrived, &self.mailbox, dispatcher, ino);
+                return Ok(());
             }
             if dispatcher.takes_long(&request) {
-                self.away += 1;
-                mailbox::hand_over(slot, arrived, &self.mailbox, dispatcher);
-                return self.keep_slots(dispatcher);
+                helpers.take(slot, arrived, &self.mailbox);
+                return Ok(());
             }
         }
         exchange.answer(arrived, &mut self.scratch, dispatcher);
         self.commit(slot)
-    }
-
-    /// Adds slots where other threads have nearly all.
-    fn keep_slots(&mut self, dispatcher: &Dispatcher) -> Result<()> {
-        if self.ring.slots() - self.away > FEW_SLOTS {
-            return Ok(());
-        }
-        match self.ring.grow() {
-            Ok(slots) => {
-                dispatcher.metrics().shift(Gauge::RingSlots, slots.len() as i64);
-                slots.into_iter().try_for_each(|slot| self.command(slot, ring_command::REGISTER, 0))
-            }
-            Err(errno) => {
-                tracing::debug!(queue = self.at, %errno, "no further slots");
-                Ok(())
-            }
-        }
     }
 
     /// Sends the answer in `slot` with the next call, and the slot with it.

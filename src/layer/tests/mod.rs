@@ -7,9 +7,10 @@ mod model;
 mod objects;
 mod safety;
 
-use super::tree::Walk;
+use super::host::{HostLayer, Walk};
+use super::stack::StackedLayer;
 use super::{Listing, LowerNode, Stack};
-use crate::attr::LowerPath;
+use crate::attr::{LayerId, LowerPath};
 use crate::config::IdMap;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 use std::ffi::OsStr;
@@ -93,16 +94,19 @@ impl Layers {
     }
 
     fn stack_by(&self, way: Way) -> Stack {
-        let mut stack = Stack::open(None, &self.lowers(), &IdMap::default()).expect("a stack");
         let walk = match way {
-            Way::Best => return stack,
+            Way::Best => {
+                return Stack::open(None, &self.lowers(), &IdMap::default()).expect("a stack");
+            }
             Way::Openat2 => Walk::Openat2,
             Way::NameByName => Walk::NameByName,
         };
-        for (i, layer) in stack.layers.iter_mut().enumerate() {
-            layer.degrade(&self.path(i, ""), walk);
-        }
-        stack
+        let layers = (0..self.count).map(|i| {
+            let id = LayerId((self.count - i) as u16);
+            let layer = HostLayer::open_degraded(&self.path(i, ""), id == LayerId(1), walk);
+            StackedLayer { id, layer: Box::new(layer.expect("a layer")) }
+        });
+        Stack::of(layers.collect(), &IdMap::default())
     }
 
     /// Runs `check` on a stack that goes each way.
@@ -126,10 +130,11 @@ impl Stack {
     fn listing(&self, path: &str) -> Listing {
         let dir = self.find(path).expect("a directory");
         let listing = self.list(&dir.dirs).expect("a listing");
+        self.find_numbers(&dir.dirs, &listing, 0..listing.len());
         for entry in listing.iter() {
             let node = self.lookup(&dir.dirs, entry.name).expect("a lookup").expect("listed");
             assert_eq!(node.attr.file_type(), entry.file_type, "{entry:?}");
-            assert!(entry.ino.is_none_or(|ino| ino == node.attr.ino), "{entry:?} {node:?}");
+            assert_eq!(entry.ino, Some(node.attr.ino), "{entry:?} {node:?}");
         }
         listing
     }
@@ -147,8 +152,11 @@ impl Stack {
     }
 
     fn content_at(&self, at: &LowerPath) -> String {
-        let file = std::fs::File::from(self.open_file(at).expect("opened").file);
-        std::io::read_to_string(file).expect("read")
+        let file = self.open_file(at).expect("opened").file;
+        let mut content = vec![0; 1 << 16];
+        let len = file.read_at(&mut content, 0).expect("read");
+        content.truncate(len);
+        String::from_utf8(content).expect("text")
     }
 }
 

@@ -77,7 +77,11 @@ fn a_directory_keeps_its_number_when_layers_come_on_top() {
     assert_eq!(number(0), number(1));
     let s = l.stack();
     assert_eq!(s.root().expect("a root").attr.ino, InodeNo::ROOT);
-    assert_eq!(s.listing("").get(b"d").map(|e| e.ino), Some(None));
+    let root = s.root().expect("a root").dirs;
+    let listing = s.list(&root).expect("a listing");
+    assert_eq!(listing.get(b"d").map(|e| e.ino), Some(None), "known without a look-up");
+    s.find_numbers(&root, &listing, 0..usize::MAX);
+    assert_eq!(listing.get(b"d").and_then(|e| e.ino), s.find("d").map(|node| node.attr.ino));
 }
 
 #[test]
@@ -142,7 +146,8 @@ fn only_regular_files_are_opened_and_only_for_reading() {
         let OpenFile { file, no_xattrs, attr, key } = open("f").expect("opened");
         let node = s.find("f").expect("there");
         assert!(no_xattrs && attr == node.attr && key == node.key);
-        assert_eq!(rustix::io::write(&file, b"x"), Err(Errno::BADF));
+        let fd = file.passthrough_fd().expect("a descriptor");
+        assert_eq!(rustix::io::write(fd, b"x"), Err(Errno::BADF));
         assert_eq!(open("d").map(|_| ()), Err(Errno::ISDIR));
         assert_eq!(open("l").map(|_| ()), Err(Errno::LOOP));
         assert_eq!(open("p").map(|_| ()), Err(Errno::NXIO));

@@ -1,17 +1,16 @@
-//! One layer: its root on the host, and the only way to what lies below.
+//! A directory tree of the host: its root, and the only way to what lies below.
 
-use super::dir::Dir;
-use super::error::LayerError;
-use super::identity::{self, LayerIdentity};
-use crate::attr::{FileType, LayerId};
+use super::super::host_calls;
+use super::xattr::proc_path;
+use crate::attr::FileType;
 use crate::errno::{Errno, Result};
+use crate::name::check_name;
 use crate::sys::tree::PrivateTree;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fstatfs, openat, openat2, statx,
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx,
 };
 use std::path::Path;
-use std::sync::Arc;
 
 /// Bytes of a path that one system call takes, without the terminating NUL.
 const PATH_CHUNK: usize = 4095;
@@ -25,15 +24,6 @@ const STAT_MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 /// Opens an object for looking at it, whatever it is.
 pub(super) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// How far directory entries' inode numbers can be trusted to be the ones `stat` shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DirentNumbers {
-    Exact,
-    /// Directories may be roots of other trees (btrfs subvolumes).
-    ExactForFiles,
-    Unreliable,
-}
-
 /// May a path end on something mounted inside the layer?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mounts {
@@ -44,7 +34,7 @@ enum Mounts {
 
 /// How paths are walked; settled when the layer is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Walk {
+pub(in super::super) enum Walk {
     Openat2,
     /// Name by name, on kernels before 5.6 and where `openat2` is filtered.
     NameByName,
@@ -52,36 +42,23 @@ pub(super) enum Walk {
 
 /// One read-only directory tree of the host.
 #[derive(Debug)]
-pub(super) struct Layer {
-    pub id: LayerId,
+pub(super) struct Tree {
     root: OwnedFd,
     /// The device the root lies on, as major << 32 | minor.
     pub dev: u64,
-    pub identity: LayerIdentity,
     /// The root is our own copy of the mount: nothing is or will be mounted inside.
-    private: bool,
+    pub private: bool,
     /// No access through the root changes an access time.
     pub keeps_atime: bool,
-    dirents: DirentNumbers,
-    /// What it does not list of the common extended attributes is not there.
-    pub lists_all_xattrs: bool,
     walk: Walk,
-    /// The root's marks, read once.
-    pub root_dir: Arc<Dir>,
 }
 
-impl Layer {
-    /// Opens the tree at `path`; `option` is what errors call it.
-    pub fn open(
-        id: LayerId,
-        path: &Path,
-        option: &'static str,
-    ) -> std::result::Result<Layer, LayerError> {
-        let open = || Layer::open_raw(id, path);
-        open().map_err(|error| LayerError::Open { option, path: path.to_owned(), error })
-    }
-
-    fn open_raw(id: LayerId, path: &Path) -> Result<Layer> {
+impl Tree {
+    /// Opens the tree at `path`.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn open(path: &Path) -> Result<Tree> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let host_root = openat(CWD, path, flags, Mode::empty())?;
         let (root, private, keeps_atime) = match PrivateTree::copy_of(&host_root) {
@@ -92,32 +69,8 @@ impl Layer {
             Err(Errno::NOSYS | Errno::PERM) => Walk::NameByName,
             _ => Walk::Openat2,
         };
-        let root_stat = stat_fd(root.as_fd())?;
-        let dirents = dirent_numbers(root.as_fd());
-        let lists_all_xattrs = lists_all_xattrs(root.as_fd());
-        let mut layer = Layer {
-            id,
-            root,
-            dev: device(&root_stat),
-            identity: LayerIdentity::default(),
-            private,
-            keeps_atime,
-            dirents,
-            lists_all_xattrs,
-            walk,
-            root_dir: Arc::new(Dir::mount_point()),
-        };
-        // A root that cannot be read is an error now rather than an empty view later.
-        let readable = layer.open_for_reading(layer.root.as_fd())?;
-        layer.identity = identity::identity(readable.as_fd(), &root_stat);
-        drop(readable);
-        layer.root_dir = Arc::new(Dir::of_root(&layer)?);
-        Ok(layer)
-    }
-
-    /// Is this the lowest of the lower directories?
-    pub fn is_bottom(&self) -> bool {
-        self.id == LayerId(1)
+        let dev = device(&stat_fd(root.as_fd())?);
+        Ok(Tree { root, dev, private, keeps_atime, walk })
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
@@ -130,7 +83,7 @@ impl Layer {
     /// The host's; `ELOOP` or `ENOTDIR` where a symbolic link stands in the way; `EXDEV` at a mount
     /// point; `EINVAL` for a path with empty, `.` or `..` components.
     pub fn open_path(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
-        path.split(|&b| b == b'/').try_for_each(crate::name::check_name)?;
+        path.split(|&b| b == b'/').try_for_each(check_name)?;
         let mut dir: Option<OwnedFd> = None;
         let mut rest = path;
         loop {
@@ -149,7 +102,7 @@ impl Layer {
     /// # Errors
     /// `EINVAL` for what is no name; the host's.
     pub fn open_name(&self, dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
-        crate::name::check_name(name)?;
+        check_name(name)?;
         self.open_step(dir, name, flags, Mounts::Enter)
     }
 
@@ -158,7 +111,7 @@ impl Layer {
     /// # Errors
     /// `EXDEV` at a mount point; the host's.
     pub fn open_dir(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
-        crate::name::check_name(name)?;
+        check_name(name)?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY;
         match self.open_step(dir, name, directory, Mounts::Refuse) {
             Err(Errno::ACCESS) => {
@@ -173,7 +126,8 @@ impl Layer {
     /// # Errors
     /// `EISDIR`, `ELOOP` and `ENXIO` for what is no regular file; the host's.
     pub fn open_regular(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(OwnedFd, Statx)> {
-        crate::name::check_name(name)?;
+        host_calls::check();
+        check_name(name)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::LARGEFILE;
         if self.private {
             // Opening does no harm here, whatever it is: our copy of the mount has no devices.
@@ -188,14 +142,18 @@ impl Layer {
         let object = self.open_name(dir, name, LOOK)?;
         let st = expect_regular(object.as_fd())?;
         // What was checked is what is opened: the descriptor stands for the very object.
-        let path = super::xattr::proc_path(object.as_fd());
+        let path = proc_path(object.as_fd());
         let file = keeping_atime(flags, |flags| openat(CWD, &path, flags, Mode::empty()))?;
         Ok((file, st))
     }
 
-    /// The root once more, to look at.
-    pub fn open_root(&self) -> Result<OwnedFd> {
-        openat(self.root(), c".", LOOK, Mode::empty())
+    /// The directory `dir` once more, to look at.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn reopen(&self, dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+        host_calls::check();
+        openat(dir, c".", LOOK, Mode::empty())
     }
 
     /// The part of a path that one system call takes, and what follows.
@@ -215,6 +173,7 @@ impl Layer {
         flags: OFlags,
         mounts: Mounts,
     ) -> Result<OwnedFd> {
+        host_calls::check();
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if self.walk == Walk::Openat2 {
             return openat2(at, path, flags, Mode::empty(), resolve(mounts));
@@ -232,7 +191,8 @@ impl Layer {
     /// # Errors
     /// `EINVAL` for what is no name (`..` would lead out); the host's.
     pub fn stat_name(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>> {
-        crate::name::check_name(name)?;
+        host_calls::check();
+        check_name(name)?;
         let found = if self.private {
             // One name, not followed, with nothing mounted anywhere: as safe as opening it.
             statx(dir, name, STAT_FLAGS, STAT_MASK)
@@ -258,28 +218,21 @@ impl Layer {
     }
 
     /// Reopens a directory for reading its entries, without touching its access time.
+    ///
+    /// # Errors
+    /// The host's.
     pub fn open_for_reading(&self, dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+        host_calls::check();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         keeping_atime(flags, |flags| openat(dir, c".", flags, Mode::empty()))
     }
 
-    /// Whether the inode number in a directory entry is the one that `stat` shows, on the root's device.
-    pub fn dirent_number_is_exact(&self, is_dir: bool) -> bool {
-        match self.dirents {
-            DirentNumbers::Exact => true,
-            DirentNumbers::ExactForFiles => !is_dir,
-            DirentNumbers::Unreliable => false,
-        }
-    }
-
     /// For tests: behaves as on kernels and for users that cannot do better.
     #[cfg(test)]
-    pub fn degrade(&mut self, path: &Path, walk: Walk) {
+    pub fn open_degraded(path: &Path, walk: Walk) -> Result<Tree> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        self.root = openat(CWD, path, flags, Mode::empty()).expect("a layer root");
-        self.private = false;
-        self.keeps_atime = false;
-        self.walk = walk;
+        let root = openat(CWD, path, flags, Mode::empty())?;
+        Ok(Tree { root, private: false, keeps_atime: false, walk, ..Tree::open(path)? })
     }
 }
 
@@ -296,6 +249,7 @@ fn keeping_atime(
 
 /// The attributes of an open object.
 pub(super) fn stat_fd(fd: BorrowedFd<'_>) -> Result<Statx> {
+    host_calls::check();
     statx(fd, c"", STAT_FLAGS | AtFlags::EMPTY_PATH, STAT_MASK)
 }
 
@@ -325,29 +279,4 @@ fn resolve(mounts: Mounts) -> ResolveFlags {
 /// The device of an object, as major << 32 | minor.
 pub(super) fn device(st: &Statx) -> u64 {
     u64::from(st.stx_dev_major) << 32 | u64::from(st.stx_dev_minor)
-}
-
-/// Network file systems, FUSE and the like may have attributes that they show only to who knows the name.
-fn lists_all_xattrs(root: BorrowedFd<'_>) -> bool {
-    const KNOWN: [u32; 7] = [
-        0xef53,      // ext2, ext3, ext4
-        0x5846_5342, // xfs
-        0x9123_683e, // btrfs
-        0x0102_1994, // tmpfs
-        0xf2f5_2010, // f2fs
-        0xe0f5_e1e2, // erofs
-        0x7371_7368, // squashfs
-    ];
-    fstatfs(root).is_ok_and(|fs| KNOWN.contains(&(fs.f_type as u32)))
-}
-
-fn dirent_numbers(root: BorrowedFd<'_>) -> DirentNumbers {
-    const BTRFS: u32 = 0x9123_683e;
-    const OVERLAY: u32 = 0x794c_7630;
-    const FUSE: u32 = 0x6573_5546;
-    match fstatfs(root).map(|fs| fs.f_type as u32) {
-        Ok(BTRFS) => DirentNumbers::ExactForFiles,
-        Ok(OVERLAY | FUSE) | Err(_) => DirentNumbers::Unreliable,
-        Ok(_) => DirentNumbers::Exact,
-    }
 }

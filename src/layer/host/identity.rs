@@ -1,23 +1,17 @@
 //! What a layer is known by, also after it was moved, mounted elsewhere, or the host was started anew.
 
-use super::number::mix;
+use super::super::number::mix;
+use super::super::source::LayerIdentity;
+use super::fs_kind::magic;
 use crate::sys::fs_uuid::fs_uuid;
 use rustix::fd::BorrowedFd;
 use rustix::fs::{Statx, StatxFlags, fstatfs, fstatvfs};
 
-/// A hash of the file system's identity, the root's inode number and the root's birth time. A copy of a layer has
-/// another one. Two layers have the same one where both are the same directory, or where the file system has neither a
-/// UUID nor birth times (FUSE): those can be told apart by nothing but their place in the stack.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct LayerIdentity(pub u64);
-
-/// `BTRFS_SUPER_MAGIC`: its UUID is that of all subvolumes, its `f_fsid` differs in each.
-const BTRFS: u32 = 0x9123_683e;
-
 /// The identity of the directory open as `root`, whose attributes are `st`. What the host cannot tell counts as zero.
 pub(super) fn identity(root: BorrowedFd<'_>, st: &Statx) -> LayerIdentity {
     let fsid = fstatvfs(root).map_or(0, |fs| fs.f_fsid);
-    let is_btrfs = fstatfs(root).is_ok_and(|fs| fs.f_type as u32 == BTRFS);
+    // All subvolumes of btrfs have one UUID; `f_fsid` differs in each.
+    let is_btrfs = fstatfs(root).is_ok_and(|fs| fs.f_type as u32 == magic::BTRFS);
     let has_btime = st.stx_mask & StatxFlags::BTIME.bits() != 0;
     let btime = if has_btime { (st.stx_btime.tv_sec, st.stx_btime.tv_nsec) } else { (0, 0) };
     let uuid = fs_uuid(root).ok();

@@ -65,6 +65,7 @@ fn read(
     fill: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
     query: impl Fn() -> rustix::io::Result<usize>,
 ) -> Result<Vec<u8>> {
+    super::super::host_calls::check();
     let mut first = [0; FIRST_TRY];
     match fill(&mut first) {
         Ok(len) => return Ok(first[..len].to_vec()),

@@ -15,7 +15,8 @@
 //! As in the kernel, a mark that was meant for an overlay inside an overlay has one more
 //! `overlay.` in its name, which is taken off when it is shown.
 
-use crate::name::NAME_MAX;
+use super::super::source::Redirect;
+use crate::name::{NAME_MAX, check_name};
 use std::borrow::Cow;
 
 /// The mark inside a directory that hides everything below it.
@@ -60,20 +61,9 @@ pub(super) fn is_whiteout_device(mode: u32, major: u32, minor: u32) -> bool {
     mode & 0o170000 == 0o020000 && major == 0 && minor == 0
 }
 
-/// Where a directory continues in the layers below.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Redirect {
-    /// Another name in the same parent.
-    Sibling(Vec<u8>),
-    /// A path from the layers' roots, without the leading slash.
-    Absolute(Vec<u8>),
-    /// Nothing that could be followed.
-    Malformed,
-}
-
 impl Redirect {
     fn parse(value: &[u8]) -> Redirect {
-        let ordinary = |name: &[u8]| crate::name::check_name(name).is_ok();
+        let ordinary = |name: &[u8]| check_name(name).is_ok();
         match value.strip_prefix(b"/") {
             Some(path) if path.split(|&b| b == b'/').all(ordinary) => {
                 Redirect::Absolute(path.to_vec())
