@@ -15,7 +15,8 @@ use crate::fuse::passthrough::Nodes;
 use crate::fuse::reply::{self, Payload, Validity};
 use crate::fuse::request::Request;
 use crate::fuse::shutdown::Shutdown;
-use crate::metrics::{self, Metrics};
+use crate::fuse::threads::Pool;
+use crate::metrics::{self, Counter, Metrics};
 use crate::overlay::{Entry, Overlay};
 
 /// Answers requests by calling the overlay. Shared by all threads of all transports. What the handlers
@@ -30,6 +31,8 @@ pub struct Dispatcher {
     pub(super) listing_ends: ListingEnds,
     pub(super) shutdown: Shutdown,
     pub(super) metrics: Arc<Metrics>,
+    /// Threads for what takes long.
+    pool: Pool,
     agreed: OnceLock<Negotiated>,
     destroyed: AtomicBool,
 }
@@ -51,11 +54,12 @@ pub struct Setup {
     pub nodes: Nodes,
     pub notifier: Notifier,
     pub metrics: Arc<Metrics>,
+    pub pool: Pool,
 }
 
 impl Dispatcher {
     pub fn new(overlay: Arc<Overlay>, setup: Setup) -> Dispatcher {
-        let Setup { valid, read_only, nodes, notifier, metrics } = setup;
+        let Setup { valid, read_only, nodes, notifier, metrics, pool } = setup;
         Dispatcher {
             overlay,
             valid,
@@ -65,6 +69,7 @@ impl Dispatcher {
             listing_ends: ListingEnds::default(),
             shutdown: Shutdown::default(),
             metrics,
+            pool,
             agreed: OnceLock::new(),
             destroyed: AtomicBool::new(false),
         }
@@ -160,10 +165,19 @@ impl Dispatcher {
                 || self.overlay.has_writers(self.nodes.number(request.node())))
     }
 
-    /// Runs `job` when the kernel has written out what it holds of `node`, in a thread that serves no
-    /// requests and so may wait for those who do.
+    /// Has a thread run `job` that may wait for as long as the host takes.
+    pub fn hand_over(&self, job: impl FnOnce() + Send + 'static) {
+        self.metrics.add(Counter::HandedOver, 1);
+        self.pool.run(job);
+    }
+
+    /// Has a thread run `job` when the kernel has written out what it holds of `node`.
     pub fn after_write_back(&self, node: InodeNo, job: impl FnOnce() + Send + 'static) {
-        self.notifier.after_write_back(node, Box::new(job));
+        let notifier = self.notifier.clone();
+        self.hand_over(move || {
+            notifier.write_back(node);
+            job();
+        });
     }
 
     pub(super) fn entry_out(&self, entry: &Entry) -> abi::EntryOut {

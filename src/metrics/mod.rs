@@ -145,8 +145,8 @@ described! {
 described! {
     /// What goes up and down.
     Gauge {
-        Threads: "threads", Count, "Threads that answer requests.";
-        BusyThreads: "busy_threads", Count, "Threads that carry out a request which may wait for the host.";
+        WorkerThreads: "worker_threads", Count, "Threads that read /dev/fuse and answer.";
+        HelperThreads: "helper_threads", Count, "Threads that do what takes long for other threads.";
         RingSlots: "ring_slots", Count, "io_uring slots that are registered with the kernel.";
         BackingFiles: "backing_files", Count, "Files that the kernel reads by itself (passthrough).";
     }
@@ -323,7 +323,7 @@ mod tests {
                         let took = Duration::from_micros(10);
                         metrics.record(Operation::Read, took, at % 10 == 0);
                         metrics.add(Counter::BytesRead, 7);
-                        metrics.shift(Gauge::Threads, if at % 2 == 0 { 1 } else { -1 });
+                        metrics.shift(Gauge::WorkerThreads, if at % 2 == 0 { 1 } else { -1 });
                     }
                 });
             }

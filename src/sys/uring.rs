@@ -29,32 +29,36 @@ const WOKEN: u64 = u64::MAX;
 const OP_MSG_RING: u8 = 40;
 const REGISTER_SEND_MSG_RING: libc::c_uint = 31;
 
-/// The memory of all slots of a ring: the headers in a row, then each payload on its own pages.
+/// The memory of some slots of a ring: the headers in a row, then each payload on its own pages.
 /// Pages are taken when they are first used.
 struct Memory {
     map: MmapRaw,
+    /// The number of its first slot in the ring, and how many there are.
+    first: usize,
     slots: usize,
     header: usize,
     payload: usize,
 }
 
 impl Memory {
-    fn new(slots: usize, header: usize, payload: usize) -> io::Result<Memory> {
+    fn new(first: usize, slots: usize, header: usize, payload: usize) -> io::Result<Memory> {
         let header = header.next_multiple_of(align_of::<u64>());
         let payload = payload.next_multiple_of(PAGE);
         let len = (slots * header).next_multiple_of(PAGE) + slots * payload;
         let map = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
-        Ok(Memory { map: map.into(), slots, header, payload })
+        Ok(Memory { map: map.into(), first, slots, header, payload })
     }
 
+    /// Of the slot with this number in the ring.
     fn header(&self, at: usize) -> NonNull<u8> {
-        debug_assert!(at < self.slots);
-        self.at(at * self.header)
+        debug_assert!((self.first..self.first + self.slots).contains(&at));
+        self.at((at - self.first) * self.header)
     }
 
     fn payload(&self, at: usize) -> NonNull<u8> {
-        debug_assert!(at < self.slots);
-        self.at((self.slots * self.header).next_multiple_of(PAGE) + at * self.payload)
+        debug_assert!((self.first..self.first + self.slots).contains(&at));
+        let headers = (self.slots * self.header).next_multiple_of(PAGE);
+        self.at(headers + (at - self.first) * self.payload)
     }
 
     fn at(&self, offset: usize) -> NonNull<u8> {
@@ -99,41 +103,83 @@ pub enum Completion {
     Woken,
 }
 
+/// How large a ring is.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Slots that are added at a time.
+    pub slots: usize,
+    /// The most slots.
+    pub most_slots: usize,
+    /// Bytes of each part of a slot.
+    pub header: usize,
+    pub payload: usize,
+}
+
 /// An io_uring of one thread: the one that makes it is the only one that may enter it.
 pub struct Ring {
     io: IoUring<squeue::Entry128, cqueue::Entry>,
-    memory: Arc<Memory>,
+    layout: Layout,
+    /// Each has `layout.slots` slots.
+    memory: Vec<Arc<Memory>>,
     /// Which slots the kernel has.
     lent: Vec<bool>,
     /// The iovecs of the slots' parts, which must live until a command that names them is submitted.
-    parts: Box<[[libc::iovec; 2]]>,
+    parts: Vec<Box<[[libc::iovec; 2]]>>,
     /// Open for as long as a submission may name it.
     device: Option<Arc<OwnedFd>>,
 }
 
 impl Ring {
-    /// A ring with its slots, each of a header and a payload of so many bytes.
+    /// A ring and its first slots.
     ///
     /// # Errors
     /// `ENOSYS` or `EPERM` where io_uring is not to be had, `EINVAL` where the kernel lacks what is
     /// asked of it, `ENOMEM`.
-    pub fn new(slots: usize, header: usize, payload: usize) -> Result<(Ring, Vec<Slot>)> {
+    pub fn new(layout: Layout) -> Result<(Ring, Vec<Slot>)> {
         let io = IoUring::<squeue::Entry128, cqueue::Entry>::builder()
             // Only this thread enters, and what the kernel has to do in its context is done when it
             // enters, never in between: see `release`.
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_submit_all()
-            .build(slots as u32)
+            .setup_cqsize(layout.most_slots.next_power_of_two() as u32)
+            .build(layout.slots as u32)
             .map_err(|e| of_io(&e))?;
-        let memory = Arc::new(Memory::new(slots, header, payload).map_err(|e| of_io(&e))?);
+        let (memory, lent, parts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ring = Ring { io, layout, memory, lent, parts, device: None };
+        let slots = ring.grow()?;
+        Ok((ring, slots))
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> usize {
+        self.lent.len()
+    }
+
+    /// More slots, or none where there are as many as there may be.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn grow(&mut self) -> Result<Vec<Slot>> {
+        let Layout { slots, most_slots, header, payload } = self.layout;
+        let first = self.lent.len();
+        if first + slots > most_slots {
+            return Ok(Vec::new());
+        }
+        let memory = Memory::new(first, slots, header, payload).map_err(|e| of_io(&e))?;
+        let memory = Arc::new(memory);
         let part =
             |base: NonNull<u8>, len| libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len };
-        let parts = (0..slots)
-            .map(|at| [part(memory.header(at), header), part(memory.payload(at), memory.payload)])
-            .collect();
-        let all = (0..slots).map(|at| Slot { at, memory: Arc::clone(&memory) }).collect();
-        Ok((Ring { io, memory, lent: vec![false; slots], parts, device: None }, all))
+        let parts =
+            |at| [part(memory.header(at), header), part(memory.payload(at), memory.payload)];
+        self.parts.push((first..first + slots).map(parts).collect());
+        self.lent.resize(first + slots, false);
+        self.memory.push(Arc::clone(&memory));
+        Ok((first..first + slots).map(|at| Slot { at, memory: Arc::clone(&memory) }).collect())
+    }
+
+    fn memory_of(&self, at: usize) -> &Arc<Memory> {
+        &self.memory[at / self.layout.slots]
     }
 
     /// The device that commands are for.
@@ -151,12 +197,15 @@ impl Ring {
         with_parts: bool,
     ) -> Result<()> {
         let device = self.device.as_ref().ok_or(Errno::BADF)?;
-        if !Arc::ptr_eq(&slot.memory, &self.memory) {
+        let own =
+            self.lent.get(slot.at).is_some() && Arc::ptr_eq(&slot.memory, self.memory_of(slot.at));
+        if !own {
             return Err(Errno::INVAL);
         }
         let mut cmd = [0; 80];
         cmd.get_mut(..argument.len()).ok_or(Errno::INVAL)?.copy_from_slice(argument);
-        let parts = with_parts.then(|| self.parts[slot.at].as_ptr().addr() as u64);
+        let of_slot = |at: usize| &self.parts[at / self.layout.slots][at % self.layout.slots];
+        let parts = with_parts.then(|| of_slot(slot.at).as_ptr().addr() as u64);
         let mut entry = opcode::UringCmd80::new(types::Fd(device.as_raw_fd()), op)
             .cmd(cmd)
             .addr(parts)
@@ -164,6 +213,9 @@ impl Ring {
             .user_data(slot.at as u64);
         if with_parts {
             set_len(&mut entry, 2);
+        }
+        if self.io.submission().is_full() {
+            self.enter(None)?;
         }
         // SAFETY: the device stays open with `self.device`; the iovecs are in a box of `self`, and
         // the memory they name is unmapped only when the kernel has none of it (see `Drop`).
@@ -197,7 +249,7 @@ impl Ring {
         let at = done.user_data() as usize;
         let lent = self.lent.get_mut(at).filter(|lent| **lent);
         *lent.expect("the kernel completes only what it was given") = false;
-        let slot = Slot { at, memory: Arc::clone(&self.memory) };
+        let slot = Slot { at, memory: Arc::clone(self.memory_of(at)) };
         let said = match done.result() {
             result @ ..0 => Err(Errno::from_raw_os_error(-result)),
             _ => Ok(()),
@@ -216,12 +268,13 @@ impl Ring {
         if !self.io.completion().is_empty() {
             return;
         }
-        let keep = keep.next_multiple_of(PAGE).min(self.memory.payload);
         for at in 0..self.lent.len() {
-            if !self.lent[at] || keep == self.memory.payload {
+            let memory = self.memory_of(at);
+            let keep = keep.next_multiple_of(PAGE).min(memory.payload);
+            if !self.lent[at] || keep == memory.payload {
                 continue;
             }
-            let (start, len) = (self.memory.payload(at), self.memory.payload - keep);
+            let (start, len) = (memory.payload(at), memory.payload - keep);
             // SAFETY: the range lies within the slot's payload. The kernel has the slot, so no
             // reference into it is alive here, and the kernel takes zeros as it takes anything.
             let done = unsafe {
@@ -245,7 +298,7 @@ impl Drop for Ring {
     /// The kernel may write to slots that it still has until it notices: their memory stays then.
     fn drop(&mut self) {
         if self.is_lent() {
-            std::mem::forget(Arc::clone(&self.memory));
+            self.memory.iter().for_each(|memory| std::mem::forget(Arc::clone(memory)));
         }
     }
 }
@@ -290,7 +343,8 @@ mod tests {
 
     /// `None` where io_uring is forbidden.
     fn ring(slots: usize, payload: usize) -> Option<(Ring, Vec<Slot>)> {
-        match Ring::new(slots, 288, payload) {
+        let layout = Layout { slots, most_slots: 2 * slots, header: 288, payload };
+        match Ring::new(layout) {
             Ok(made) => Some(made),
             Err(errno) => {
                 eprintln!("skipped: io_uring: {errno}");
@@ -315,6 +369,30 @@ mod tests {
             let (header, payload) = slot.parts();
             assert!(header.iter().chain(&*payload).all(|&byte| byte == mark));
         }
+    }
+
+    #[test]
+    fn slots_are_added_up_to_the_most() {
+        let Some((mut ring, mut slots)) = ring(3, 8192) else { return };
+        slots.extend(ring.grow().unwrap());
+        assert!(ring.grow().unwrap().is_empty());
+        assert_eq!(slots.iter().map(Slot::at).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+        (0..6).for_each(|at| slots[at].parts().1.fill(at as u8));
+        let filled =
+            |at: usize, slot: &mut Slot| slot.parts().1.iter().all(|&b| usize::from(b) == at);
+        assert!(slots.iter_mut().enumerate().all(|(at, slot)| filled(at, slot)));
+    }
+
+    #[test]
+    fn more_commands_than_a_submission_queue_holds() {
+        let Some((mut ring, mut slots)) = ring(2, 4096) else { return };
+        ring.attach(Arc::new(std::fs::File::open("/dev/zero").unwrap().into()));
+        slots.extend(ring.grow().unwrap());
+        let count = slots.len();
+        slots.drain(..).for_each(|slot| ring.command(slot, 7, &[], true).unwrap());
+        ring.enter(Some(Some(Duration::from_secs(5)))).unwrap();
+        let back = std::iter::from_fn(|| ring.take()).count();
+        assert_eq!(back, count);
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Spec {
     pub point: PathBuf,
     /// More options, as `-o` takes them. Not for overlayfs.
     pub options: Vec<String>,
+    /// The daemon's log. Not for overlayfs.
+    pub log: Option<PathBuf>,
 }
 
 impl Spec {
@@ -56,6 +58,7 @@ impl Spec {
             upper: Some(scratch.upper()),
             point: scratch.dir("mnt"),
             options: std::env::var("OVERCOAT_TEST_OPTIONS").into_iter().collect(),
+            log: None,
         }
     }
 
@@ -68,6 +71,12 @@ impl Spec {
     /// The same with one more option.
     pub fn option(mut self, option: &str) -> Self {
         self.options.push(option.to_owned());
+        self
+    }
+
+    /// The same with the daemon's log in this file.
+    pub fn log(mut self, log: PathBuf) -> Self {
+        self.log = Some(log);
         self
     }
 
@@ -106,7 +115,11 @@ impl Spec {
             options.push(",");
             options.push(option);
         }
-        vec!["mount".into(), "-o".into(), options, self.point.clone().into()]
+        let log = self.log.iter().flat_map(|log| ["--log".into(), log.clone().into()]);
+        let mut arguments = vec![OsString::from("mount")];
+        arguments.extend(log);
+        arguments.extend(["-o".into(), options, self.point.clone().into()]);
+        arguments
     }
 
     /// Mounts it.

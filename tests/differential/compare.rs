@@ -140,6 +140,7 @@ fn run_here(ops: &[Op], writeback: Writeback) -> std::result::Result<(), String>
         upper: Some(disk.dir(&format!("{name}-upper"))),
         point: scratch.dir(&format!("{name}-mnt")),
         options: vec!["noatime".to_owned(), format!("writeback={}", writeback.option())],
+        log: None,
     };
     let mut ours = View::new(spec("ours", Driver::from_env()));
     let mut theirs = View::new(spec("theirs", Driver::Overlayfs));

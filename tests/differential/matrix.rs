@@ -447,6 +447,7 @@ fn check_as(user: u32, count: usize, before: Before, writeback: Writeback) {
         upper: Some(disk.dir(&format!("{name}-upper"))),
         point: scratch.dir(&format!("{name}-mnt")),
         options: vec!["noatime".to_owned(), format!("writeback={}", writeback.option())],
+        log: None,
     };
     let mut ours = View::new(spec("ours", Driver::from_env()));
     let mut theirs = View::new(spec("theirs", Driver::Overlayfs));

@@ -13,6 +13,7 @@ use overcoat_tests::rng::bytes;
 use overcoat_tests::{Mount, Scratch, SetOnDrop, Spec, fsx, mount_tests, overcoat_only, tool};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 
@@ -85,14 +86,14 @@ fn work_until_failure(directory: &Path, done: &AtomicU64) -> Errno {
 }
 
 /// Runs a few workers in the mount, calls `end` when all are at work, and returns how they failed.
-fn ended_at_work(mount: &Mount, end: impl FnOnce()) -> Vec<Errno> {
+fn ended_at_work(root: &Path, end: impl FnOnce()) -> Vec<Errno> {
     let done: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
     std::thread::scope(|scope| {
         let workers: Vec<_> = done
             .iter()
             .enumerate()
             .map(|(number, done)| {
-                let directory = mount.path(format!("d{number}"));
+                let directory = root.join(format!("d{number}"));
                 fsx::mkdir(&directory);
                 scope.spawn(move || work_until_failure(&directory, done))
             })
@@ -129,7 +130,86 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
 os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
+/// The thread of the daemon with this name.
+fn thread(daemon: Pid, name: &str) -> u32 {
+    let tasks = format!("/proc/{}/task", daemon.as_raw_pid());
+    let has_name = |task: &std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm")).unwrap().trim() == name
+    };
+    let found = std::fs::read_dir(tasks).unwrap().map(Result::unwrap).find(has_name).unwrap();
+    found.file_name().into_string().unwrap().parse().unwrap()
+}
+
+/// Fails all further calls of io_uring_enter by `thread`, when this returns.
+fn fail_ring(thread: u32) -> std::process::Child {
+    let inject = "--inject=io_uring_enter:error=EBADF";
+    let child = Command::new("strace")
+        .args(["-o", "/dev/null", "--trace=io_uring_enter", inject, "-p", &thread.to_string()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    tool::eventually("traced", LIMIT, || {
+        let status = std::fs::read_to_string(format!("/proc/{thread}/status"));
+        // The thread ends as soon as its call is made again.
+        status.is_err() || !status.unwrap().contains("TracerPid:\t0\n")
+    });
+    child
+}
+
+/// Has a queue of a daemon fail while programs work in its mount.
+fn assert_fails_in_order(daemon: Pid, root: &Path, log: &Path) {
+    let mut strace = None;
+    let failures = ended_at_work(root, || strace = Some(fail_ring(thread(daemon, "ring-0"))));
+    for failure in failures {
+        // What was on its way is canceled with the ring.
+        let expected = [Errno::CONNABORTED, Errno::NOTCONN, Errno::CANCELED, Errno::NOENT];
+        assert!(expected.contains(&failure), "{failure:?}");
+    }
+    strace.unwrap().wait().unwrap();
+    let said = || std::fs::read_to_string(log).unwrap();
+    tool::eventually("ended in order", LIMIT, || said().contains("served lookup"));
+    let said = said();
+    assert!(said.contains("a worker failed"), "{said}");
+    assert!(!said.contains("cannot be aborted"), "{said}");
+}
+
 mount_tests! {
+    fn a_failing_queue_ends_its_own_connection(scratch) {
+        uring_only!();
+        if tool::find("strace").is_none() {
+            eprintln!("skipped: no strace");
+            return;
+        }
+        let log = scratch.path("log");
+        let mut mount = spec(scratch).log(log.clone()).mount();
+        fsx::write(mount.path("before"), "kept");
+        assert_fails_in_order(mount.pid(), mount.root(), &log);
+        mount.wait_for_daemon();
+        mount.forget();
+        assert!(!is_mounted(mount.root()));
+        let mount = spec(scratch).mount();
+        assert_eq!(fsx::read(mount.path("before")), b"kept");
+    }
+
+    fn a_failing_queue_ends_its_connection_without_fusectl(scratch) {
+        uring_only!();
+        if tool::find("strace").is_none() {
+            eprintln!("skipped: no strace");
+            return;
+        }
+        // The mount is in this namespace only.
+        let script = "umount /sys/fs/fuse/connections; exec \"$@\"";
+        let wrapper = ["unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh"];
+        let (outcome, _) = mount_in(scratch, &wrapper, "uring");
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let point = scratch.path("mnt");
+        let pids = tool::processes(tool::overcoat(), &point);
+        let [daemon] = pids.as_slice() else { panic!("not one daemon: {pids:?}") };
+        let root = PathBuf::from(format!("/proc/{}/root{}", daemon.as_raw_pid(), point.display()));
+        assert_fails_in_order(*daemon, &root, &scratch.path("log.uring"));
+        tool::eventually("ended", LIMIT, || tool::processes(tool::overcoat(), &point).is_empty());
+    }
+
     fn a_queue_for_each_cpu(scratch) {
         uring_only!();
         let mount = spec(scratch).mount();
@@ -312,7 +392,7 @@ mount_tests! {
             eprintln!("skipped: no {}", abort.display());
             return;
         }
-        let ends = ended_at_work(&mount, || std::fs::write(&abort, "1").unwrap());
+        let ends = ended_at_work(mount.root(), || std::fs::write(&abort, "1").unwrap());
         let known = [Errno::NOTCONN, Errno::CONNABORTED, Errno::CANCELED];
         assert!(ends.iter().all(|end| known.contains(end)), "{ends:?}");
         // The daemon takes the dead mount away.
@@ -325,7 +405,7 @@ mount_tests! {
     fn ends_when_killed_at_work(scratch) {
         uring_only!();
         let mut mount = spec(scratch).mount();
-        let ends = ended_at_work(&mount, || mount.kill_daemon());
+        let ends = ended_at_work(mount.root(), || mount.kill_daemon());
         let known = [Errno::NOTCONN, Errno::CONNABORTED, Errno::CANCELED];
         assert!(ends.iter().all(|end| known.contains(end)), "{ends:?}");
         mount.detach();

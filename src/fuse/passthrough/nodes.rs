@@ -7,7 +7,6 @@ use crate::fuse::passthrough::{Files, Opened};
 use crate::overlay::Overlay;
 
 /// Which inode a node id stands for, and what the kernel has open.
-#[derive(Debug)]
 pub struct Nodes {
     /// `None` without passthrough.
     files: Option<Files>,

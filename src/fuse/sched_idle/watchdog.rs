@@ -170,12 +170,12 @@ impl Watchdog {
     }
 
     pub(super) fn sched_idle(&self, at: usize, placement: Placement) -> Option<SchedIdle> {
-        let shared = self.shared.as_ref()?;
+        let shared = self.shared.as_ref().filter(|shared| at < shared.slots.len())?;
         let wait_clock = proc::wait_clock()?;
         let id = process::thread();
         class_of(id).ok().flatten().filter(|class| *class == Class::Normal)?;
         let scheduling = SchedIdle::new(shared, at, id, wait_clock, placement, &self.pause)?;
-        *shared.state.lock().threads.get_mut(at)? = Some(Thread { id, moved: None });
+        shared.state.lock().threads[at] = Some(Thread { id, moved: None });
         Some(scheduling)
     }
 }

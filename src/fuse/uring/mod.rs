@@ -7,12 +7,13 @@
 //!
 //! FORGET and INTERRUPT still travel over `/dev/fuse`, which is read beside (`fuse/dev.rs`).
 //!
-//! A queue's thread answers one request after the other. What may take long is done by one of a few
-//! helpers ([`Helpers`]), which hand the slot back to the queue; nothing that a queue or a helper
-//! does needs another queue's answer, so they cannot wait for each other in a circle.
+//! A queue's thread answers one request after the other. What may take long is handed over to another
+//! thread (`fuse/threads.rs`), which hands the slot back to the queue ([`mailbox`]). Nothing that these threads do
+//! needs another queue's answer, so they cannot wait for each other in a circle. A queue adds slots while other
+//! threads have nearly all.
 
 mod exchange;
-mod helpers;
+mod mailbox;
 mod queue;
 
 use std::fmt;
@@ -24,8 +25,6 @@ use crate::fuse::abi;
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::sched_idle::Watchdog;
 use queue::{Order, Queue, Service};
-
-pub use helpers::Helpers;
 
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
@@ -110,7 +109,6 @@ impl Queues {
         &self,
         device: &Arc<OwnedFd>,
         dispatcher: &Arc<Dispatcher>,
-        helpers: &Helpers,
         end: impl Fn() -> E,
     ) -> std::result::Result<(), Unavailable>
     where
@@ -125,7 +123,6 @@ impl Queues {
         let watchdog = Arc::new(Watchdog::start(self.queues.len(), dispatcher.metrics()));
         let service = || Service {
             dispatcher: Arc::clone(dispatcher),
-            helpers: helpers.clone(),
             watchdog: Arc::clone(&watchdog),
             end: Box::new(end()),
         };

@@ -12,14 +12,22 @@ use crate::fuse::abi::{self, ring_command};
 use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::sched_idle::{Placement, Watchdog};
 use crate::fuse::uring::exchange::{Exchange, Scratch};
-use crate::fuse::uring::helpers::{self, Helpers, Mailbox};
-use crate::sys::uring::{Completion, Ring, Slot};
+use crate::fuse::uring::mailbox::{self, Mailbox};
+use crate::metrics::Gauge;
+use crate::sys::uring::{Completion, Layout, Ring, Slot};
 
-/// Slots of a queue: one for the thread, and some for what helpers do meanwhile.
+/// Slots of a queue at first, and how many are added at a time: one for the thread, and some for what other
+/// threads do meanwhile.
 const DEPTH: usize = 8;
 
+/// The most slots of a queue. Their memory is taken when they are used.
+const MOST_SLOTS: usize = 1024;
+
+/// Slots are added when no more than so many are left for the kernel to put requests into.
+const FEW_SLOTS: usize = DEPTH / 2;
+
 /// Slots that may wait for a write-back; the others are left for its WRITEs.
-const MOST_WAITING: usize = DEPTH / 2;
+const MOST_WAITING: usize = MOST_SLOTS / 2;
 
 /// What is left of a payload in memory when a queue has been idle: a page.
 const KEPT: usize = 4096;
@@ -41,7 +49,6 @@ pub enum Order {
 /// What serving takes.
 pub struct Service {
     pub dispatcher: Arc<Dispatcher>,
-    pub helpers: Helpers,
     pub watchdog: Arc<Watchdog>,
     pub end: Box<dyn FnOnce(Result<()>) + Send>,
 }
@@ -53,6 +60,8 @@ pub struct Queue {
     /// Slots for nobody yet: all until they are registered, then those of requests that came
     /// before they could be served.
     slots: Vec<Slot>,
+    /// How many slots other threads have.
+    away: usize,
     mailbox: Arc<Mailbox>,
     scratch: Scratch,
     usage: Usage,
@@ -87,9 +96,12 @@ impl Queue {
     }
 
     fn new(at: u16, payload: usize) -> Result<Queue> {
-        let (ring, slots) = Ring::new(DEPTH, size_of::<abi::RingHeader>(), payload)?;
+        let header = size_of::<abi::RingHeader>();
+        let layout = Layout { slots: DEPTH, most_slots: MOST_SLOTS, header, payload };
+        let (ring, slots) = Ring::new(layout)?;
         let mailbox = Arc::new(Mailbox::new(ring.waker()?));
-        Ok(Queue { at, ring, slots, mailbox, scratch: Scratch::default(), usage: Usage::default() })
+        let (scratch, usage) = (Scratch::default(), Usage::default());
+        Ok(Queue { at, ring, slots, away: 0, mailbox, scratch, usage })
     }
 
     /// Registers a slot too early. Whatever stands before the kernel's FUSE answers in its place.
@@ -133,14 +145,14 @@ impl Queue {
 
     /// Serves until the kernel has given all slots back for good: the connection ended.
     fn serve(&mut self, service: &Service) -> Result<()> {
-        let Service { dispatcher, helpers, watchdog, .. } = service;
+        let Service { dispatcher, watchdog, .. } = service;
         let mut scheduling = watchdog.schedule(self.at.into(), Placement::Pinned);
         let mut lost = 0;
         let mut end = Ok(());
         while let Some(slot) = self.slots.pop() {
-            self.take(slot, Instant::now(), dispatcher, helpers)?;
+            self.take(slot, Instant::now(), dispatcher)?;
         }
-        while lost < DEPTH {
+        while lost < self.ring.slots() {
             self.ring.enter(Some(self.usage.patience()))?;
             let now = Instant::now();
             scheduling.wakeup(now, 0);
@@ -149,7 +161,7 @@ impl Queue {
                 idle = false;
                 match completion {
                     Completion::Command(slot, Ok(())) => {
-                        self.take(slot, now, dispatcher, helpers)?;
+                        self.take(slot, now, dispatcher)?;
                     }
                     Completion::Command(slot, Err(errno)) => {
                         tracing::debug!(queue = self.at, slot = slot.at(), %errno, "a slot's end");
@@ -161,6 +173,7 @@ impl Queue {
             }
             while let Some(slot) = self.mailbox.take() {
                 idle = false;
+                self.away -= 1;
                 self.commit(slot)?;
             }
             if self.usage.is_over(idle) {
@@ -172,13 +185,12 @@ impl Queue {
         end
     }
 
-    /// A request came: answers it, or leaves it to a helper.
+    /// A request came: answers it, or leaves it to another thread.
     fn take(
         &mut self,
         mut slot: Slot,
         arrived: Instant,
         dispatcher: &Arc<Dispatcher>,
-        helpers: &Helpers,
     ) -> Result<()> {
         let exchange = Exchange::of(&mut slot);
         self.usage.note(exchange.payload_len());
@@ -191,16 +203,36 @@ impl Queue {
                     exchange.refuse(Errno::INVAL);
                     return self.commit(slot);
                 }
-                helpers::answer_after_write_back(slot, arrived, &self.mailbox, dispatcher, ino);
-                return Ok(());
+                self.away += 1;
+                let home = &self.mailbox;
+                mailbox::hand_over_after_write_back(slot, arrived, home, dispatcher, ino);
+                return self.keep_slots(dispatcher);
             }
             if dispatcher.takes_long(&request) {
-                helpers.take(slot, arrived, &self.mailbox);
-                return Ok(());
+                self.away += 1;
+                mailbox::hand_over(slot, arrived, &self.mailbox, dispatcher);
+                return self.keep_slots(dispatcher);
             }
         }
         exchange.answer(arrived, &mut self.scratch, dispatcher);
         self.commit(slot)
+    }
+
+    /// Adds slots where other threads have nearly all.
+    fn keep_slots(&mut self, dispatcher: &Dispatcher) -> Result<()> {
+        if self.ring.slots() - self.away > FEW_SLOTS {
+            return Ok(());
+        }
+        match self.ring.grow() {
+            Ok(slots) => {
+                dispatcher.metrics().shift(Gauge::RingSlots, slots.len() as i64);
+                slots.into_iter().try_for_each(|slot| self.command(slot, ring_command::REGISTER, 0))
+            }
+            Err(errno) => {
+                tracing::debug!(queue = self.at, %errno, "no further slots");
+                Ok(())
+            }
+        }
     }
 
     /// Sends the answer in `slot` with the next call, and the slot with it.

@@ -1,8 +1,8 @@
 //! The `/dev/fuse` transport: read a request, dispatch, write the reply.
 //!
-//! A request wakes the reader that has waited longest, so many idle readers mean cold threads.
-//! [`Readers`] keeps few of them: a worker that is about to wait for the host stops being a reader, and only
-//! when no reader is left another worker becomes one.
+//! [`workers`] says how many threads do so.
+
+mod workers;
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
-use parking_lot::{Condvar, Mutex};
 use zerocopy::IntoBytes;
 
 use crate::attr::InodeNo;
@@ -23,6 +22,8 @@ use crate::fuse::request::Request;
 use crate::fuse::sched_idle::Scheduling;
 use crate::sys::fuse_dev;
 
+pub use workers::{WorkerSettings, Workers};
+
 const PAGE: usize = 4096;
 
 /// What precedes the data of a WRITE.
@@ -30,53 +31,6 @@ const WRITE_PREFIX: usize = size_of::<abi::InHeader>() + size_of::<abi::WriteIn>
 
 /// For how long a lazy worker does not look.
 const GATHERING: Duration = Duration::from_millis(5);
-
-/// Who reads requests. Its lock is a leaf: held for a few instructions, never across an operation.
-#[derive(Debug)]
-pub struct Readers {
-    most: usize,
-    state: Mutex<State>,
-    wanted: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Workers that read, or carry out what needs memory only.
-    reading: usize,
-    ended: bool,
-}
-
-impl Readers {
-    /// At most `most` workers, and at least one, read at a time.
-    pub fn new(most: usize) -> Readers {
-        Readers { most: most.max(1), state: Mutex::default(), wanted: Condvar::new() }
-    }
-
-    /// Waits until a further reader is wanted; false when the connection ended meanwhile.
-    fn join(&self) -> bool {
-        let mut state = self.state.lock();
-        while state.reading >= self.most && !state.ended {
-            self.wanted.wait(&mut state);
-        }
-        state.reading += 1;
-        !state.ended
-    }
-
-    /// The calling worker does not read for a while. If nobody does then, a waiting one is woken.
-    fn leave(&self) {
-        let mut state = self.state.lock();
-        state.reading -= 1;
-        if state.reading == 0 {
-            self.wanted.notify_one();
-        }
-    }
-
-    /// Nobody needs to wait any more.
-    fn end(&self) {
-        self.state.lock().ended = true;
-        self.wanted.notify_all();
-    }
-}
 
 /// A worker's buffer: the request, and behind it room for the reply, since a request that carries
 /// much is answered with little. Pages are taken when they are first used.
@@ -116,45 +70,55 @@ pub enum Pace {
     Lazy,
 }
 
-/// Serves requests of `connection` until it ends. `Ok` when it was unmounted, `ECONNABORTED` when
-/// it was aborted (`/sys/fs/fuse/connections`) and what is mounted answers no more.
-///
-/// `pace`: how it is done beside another transport, or without.
-pub fn serve(
+/// What a worker does after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It reads the next one.
+    Read,
+    /// It ends: there are enough others.
+    Leave,
+    /// It ends: the connection has.
+    End,
+}
+
+/// Serves requests of `connection` until it ends, or until the worker is not wanted any more. `Ok` when the
+/// connection was unmounted, `ECONNABORTED` when it was aborted (`/sys/fs/fuse/connections`) and what is
+/// mounted answers no more.
+fn serve(
     connection: &Arc<OwnedFd>,
-    readers: &Readers,
+    workers: &Arc<Workers>,
     dispatcher: &Arc<Dispatcher>,
     buffer: &mut Buffer,
     mut pace: Pace,
 ) -> Result<()> {
-    let mut served = Ok(true);
-    if readers.join() {
-        while served == Ok(true) {
-            served = serve_one(connection, readers, dispatcher, buffer, &mut pace);
-            if matches!(pace, Pace::Lazy) && served == Ok(true) {
-                std::thread::sleep(GATHERING);
-            }
+    let mut served = Ok(if workers.join() { Next::Read } else { Next::Leave });
+    while served == Ok(Next::Read) {
+        served = serve_one(connection, workers, dispatcher, buffer, &mut pace);
+        if matches!(pace, Pace::Lazy) && served == Ok(Next::Read) {
+            std::thread::sleep(GATHERING);
         }
     }
     if let Pace::Prompt(mut scheduling) = pace {
         scheduling.end();
     }
-    readers.end();
-    served.map(|_| ())
+    if served != Ok(Next::Leave) {
+        workers.end();
+    }
+    served.map(drop)
 }
 
-/// Serves one request; false when the connection ended. The caller is a reader before and after.
+/// Serves one request. The caller is a reader before, and after if it is to read.
 fn serve_one(
     connection: &Arc<OwnedFd>,
-    readers: &Readers,
+    workers: &Arc<Workers>,
     dispatcher: &Arc<Dispatcher>,
     buffer: &mut Buffer,
     pace: &mut Pace,
-) -> Result<bool> {
+) -> Result<Next> {
     let len = match read(connection.as_fd(), buffer.request_area()) {
-        Ok(0) | Err(Errno::NODEV) => return Ok(false),
+        Ok(0) | Err(Errno::NODEV) => return Ok(Next::End),
         // The request was withdrawn before it could be read.
-        Err(Errno::NOENT) => return Ok(true),
+        Err(Errno::NOENT) => return Ok(Next::Read),
         len => len?,
     };
     let arrived = Instant::now();
@@ -163,7 +127,7 @@ fn serve_one(
         Ok(request) => request,
         Err(errno) => {
             tracing::error!(len, %errno, "a request that is none");
-            return Ok(true);
+            return Ok(Next::Read);
         }
     };
     if let Pace::Prompt(scheduling) = pace {
@@ -171,16 +135,16 @@ fn serve_one(
     }
     if dispatcher.needs_write_back(&request) {
         answer_after_write_back(connection, dispatcher, request.node(), arrived, bytes.to_vec());
-        return Ok(true);
+        return Ok(Next::Read);
     }
     let may_block = dispatcher.may_block(&request);
     if may_block {
-        readers.leave();
+        workers.leave();
     }
     if let Some(outcome) = dispatcher.dispatch(&request, arrived, area) {
         answer(connection.as_fd(), request.header.unique, outcome, area);
     }
-    Ok(!may_block || readers.join())
+    Ok(if !may_block || workers.join() { Next::Read } else { Next::Leave })
 }
 
 /// Carries out a request whose answer is small, once the kernel has written out what it holds of `ino`.
@@ -241,22 +205,6 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_waiting_worker_reads_when_nobody_else_does() {
-        let readers = Readers::new(2);
-        assert!(readers.join() && readers.join());
-        std::thread::scope(|scope| {
-            let third = scope.spawn(|| readers.join());
-            readers.leave();
-            readers.leave();
-            assert!(third.join().unwrap());
-            assert!(readers.join());
-            let fourth = scope.spawn(|| readers.join());
-            readers.end();
-            assert!(!fourth.join().unwrap());
-        });
-    }
 
     #[test]
     fn write_data_and_reply_room_are_page_aligned() {
