@@ -5,6 +5,10 @@ use std::path::PathBuf;
 /// The filestore's name in the host's `upperdir`. A layer's root never shows a file of this name.
 pub const FILESTORE_NAME: &str = ".overcoat.filestore";
 
+/// Log events of this target are for whoever starts a mount, and not for the log alone: the command shows them on
+/// stderr too, until the mount answers.
+pub const NOTICE: &str = "overcoat::notice";
+
 /// Where file data of the upper live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Medium {

@@ -19,6 +19,7 @@
 //! | `overlay` | merge semantics: every file system operation on the merged view |
 //! | `control` | what looks inside a filestore: usage, check |
 //! | `fuse` | the wire: kernel structs, decode, encode, mount, transports |
+//! | `presence` | a mount's daemon, found by the mount's device number |
 //! | `mount` | a mount from its settings to its end |
 //! | [`daemon`] | into the background, readiness, signals |
 //!
@@ -51,11 +52,12 @@ mod mount;
 mod name;
 mod overlay;
 mod posix_acl;
+mod presence;
 mod sys;
 mod upper;
 
 pub use attr::FileType;
-pub use config::{Config, Durability, IdMap, IdRange, Medium};
+pub use config::{Config, Durability, IdMap, IdRange, Medium, NOTICE};
 pub use control::{Report, Upper, UpperError, UpperUsage};
 pub use errno::Errno;
 pub use fuse::{Atime, MountOptions, Settings, Transport, Unmounter, Validity};

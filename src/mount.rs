@@ -1,11 +1,12 @@
 //! The front door: a mount, from its settings to its end.
 
-use crate::config::Config;
+use crate::config::{Config, FILESTORE_NAME, NOTICE};
 use crate::errno::Result;
 use crate::fuse::{self, Mounted, Session, Settings, Unmounter};
 use crate::layer::{self, LayerError};
 use crate::metrics::{self, Metrics};
 use crate::overlay::{self, Change, Overlay, Usage};
+use crate::presence::Presence;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +69,19 @@ impl MountBuilder {
             .map_err(|err| StartError(Reason::Layers(err)))
     }
 
+    /// A layer with a filestore shows its directory's own files only.
+    fn tell_hidden_changes(&self) {
+        for lower in &self.config.lowers {
+            if lower.join(FILESTORE_NAME).symlink_metadata().is_ok() {
+                tracing::warn!(
+                    target: NOTICE,
+                    "lowerdir {}: it is an upper directory with a filestore, and what that changed does not show",
+                    lower.display()
+                );
+            }
+        }
+    }
+
     /// Opens layers and upper, replays the journal, mounts, and serves. The mount answers when this returns.
     ///
     /// Starts threads: a process that forks into the background does so before ([`crate::daemon::split`]).
@@ -76,11 +90,13 @@ impl MountBuilder {
     /// Nothing stays mounted then. An upper directory without a filestore may have been given one.
     pub fn start(self) -> std::result::Result<Mount, StartError> {
         self.check()?;
+        self.tell_hidden_changes();
         let overlay = Overlay::new(&self.config).map_err(|err| StartError(Reason::Overlay(err)))?;
         let session = Session::mount(&self.mountpoint, &self.settings, Arc::clone(&overlay))
             .map_err(|err| StartError(Reason::Session(err)))?;
         let (unmounter, metrics) = (session.unmounter(), Arc::clone(session.metrics()));
-        Ok(Mount { overlay, unmounter, metrics, session: Mutex::new(Some(session)) })
+        let presence = unmounter.device().and_then(announce);
+        Ok(Mount { overlay, unmounter, metrics, session: Mutex::new(Some(session)), presence })
     }
 }
 
@@ -94,6 +110,14 @@ pub struct Mount {
     metrics: Arc<Metrics>,
     /// `None` once the connection has ended. The lock is held by whoever waits for that.
     session: Mutex<Option<Mounted>>,
+    /// Last, so that it ends when the upper is closed. `None` where there can be no socket.
+    presence: Option<Presence>,
+}
+
+fn announce(device: (u32, u32)) -> Option<Presence> {
+    Presence::announce(device)
+        .inspect_err(|error| tracing::debug!("umount will not wait for this daemon: {error}"))
+        .ok()
 }
 
 impl Mount {
@@ -124,7 +148,7 @@ impl Mount {
     /// Why the connection to the kernel broke, if it did.
     pub fn wait(&self) -> Result<()> {
         match self.session.lock().take() {
-            Some(session) => session.run(),
+            Some(session) => session.run(|| self.tell_ending()),
             None => Ok(()),
         }
     }
@@ -136,6 +160,12 @@ impl Mount {
     pub fn stop(&self) -> Result<()> {
         self.unmounter.unmount()?;
         self.wait()
+    }
+
+    fn tell_ending(&self) {
+        if let Some(presence) = &self.presence {
+            presence.ending();
+        }
     }
 
     /// Closes the upper in order at once. The mount stays, but every change in it is `EIO` from now on.
@@ -166,7 +196,7 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let Some(session) = self.session.get_mut().take() else { return };
         self.unmounter.abort();
-        if let Err(errno) = session.run() {
+        if let Err(errno) = session.run(|| self.tell_ending()) {
             tracing::debug!(%errno, "the connection of a dropped mount");
         }
     }

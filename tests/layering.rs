@@ -21,7 +21,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("metrics", &[]),
     ("sys", &["errno"]),
-    ("filestore", &["errno", "block", "config", "sys"]),
+    ("presence", &["sys"]),
+    ("filestore", &["errno", "block", "config", "sys", "presence"]),
     ("journal", &["errno", "attr", "block", "config", "sys", "filestore"]),
     ("layer", &["errno", "attr", "name", "posix_acl", "config", "sys"]),
     ("upper", &["errno", "attr", "block", "name", "config", "sys", "filestore", "journal"]),
@@ -57,8 +58,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("fuse", &["errno", "attr", "name", "config", "metrics", "sys", "overlay"]),
-    ("mount", &["errno", "config", "metrics", "layer", "overlay", "fuse"]),
-    ("daemon", &["errno", "sys", "mount"]),
+    ("mount", &["errno", "config", "metrics", "presence", "layer", "overlay", "fuse"]),
+    ("daemon", &["errno", "config", "sys", "presence", "fuse", "mount"]),
 ];
 
 /// Words that may stand only below one path.

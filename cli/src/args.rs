@@ -15,6 +15,7 @@ pub enum Call {
     Run(RunArgs),
     Usage(InspectArgs),
     Check(CheckArgs),
+    Unmount(UnmountCall),
     /// Text for stdout: help or the version.
     Print(String),
 }
@@ -31,6 +32,16 @@ pub struct MountCall {
     pub options: Vec<OsString>,
     pub source: Option<OsString>,
     pub mountpoint: PathBuf,
+}
+
+/// A request to unmount, as umount(8) makes it of its helpers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnmountCall {
+    pub target: PathBuf,
+    pub lazy: bool,
+    pub force: bool,
+    /// Remount read-only where it is in use.
+    pub or_read_only: bool,
 }
 
 #[derive(Parser, Debug)]
@@ -144,6 +155,32 @@ struct Helper {
     namespace: Option<OsString>,
 }
 
+/// The form in which umount(8) calls its helpers.
+#[derive(Parser, Debug)]
+#[command(name = "umount.fuse.overcoat", version)]
+struct UnmountHelper {
+    target: PathBuf,
+    /// Detach it now; it ends when its last user leaves
+    #[arg(short)]
+    lazy: bool,
+    /// End it although it is in use
+    #[arg(short)]
+    force: bool,
+    /// Remount it read-only where it is in use
+    #[arg(short)]
+    read_only: bool,
+    /// Accepted: there is no mtab to leave alone
+    #[arg(short)]
+    no_mtab: bool,
+    #[arg(short)]
+    verbose: bool,
+    /// The type and subtype
+    #[arg(short, value_name = "TYPE")]
+    type_name: Option<OsString>,
+    #[arg(short = 'N', value_name = "NAMESPACE", hide = true)]
+    namespace: Option<OsString>,
+}
+
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// A layer of the root that the command sees; the first one is on top [default: /]
@@ -176,8 +213,11 @@ const SUBCOMMANDS: &[&str] = &["mount", "run", "usage", "check", "help"];
 
 /// Reads a command line, `argv[0]` included.
 pub fn parse(argv: Vec<OsString>) -> Result<Call, Failure> {
-    if called_as_helper(argv.first()) {
+    if called_as(argv.first(), &["mount.fuse.overcoat", "mount.overcoat"]) {
         return parse_helper(argv);
+    }
+    if called_as(argv.first(), &["umount.fuse.overcoat", "umount.overcoat"]) {
+        return parse_unmount_helper(argv);
     }
     match argv.get(1) {
         None => Err(Failure::usage("nothing to do (see overcoat --help)")),
@@ -206,9 +246,21 @@ fn is_place(first: &OsStr) -> bool {
     bytes.starts_with(b"-") || bytes.contains(&b'/') || Path::new(first).exists()
 }
 
-fn called_as_helper(name: Option<&OsString>) -> bool {
+fn called_as(name: Option<&OsString>, helpers: &[&str]) -> bool {
     let name = name.map(Path::new).and_then(Path::file_name);
-    name.is_some_and(|name| name == "mount.fuse.overcoat" || name == "mount.overcoat")
+    name.is_some_and(|name| helpers.iter().any(|helper| name == *helper))
+}
+
+fn parse_unmount_helper(argv: Vec<OsString>) -> Result<Call, Failure> {
+    match UnmountHelper::try_parse_from(argv) {
+        Ok(helper) => Ok(Call::Unmount(UnmountCall {
+            target: helper.target,
+            lazy: helper.lazy,
+            force: helper.force,
+            or_read_only: helper.read_only,
+        })),
+        Err(error) => from_clap(&error),
+    }
 }
 
 fn parse_general(argv: Vec<OsString>) -> Result<Call, Failure> {
@@ -310,6 +362,15 @@ mod tests {
             assert!(helper.tolerant && !helper.fake && !helper.foreground);
             assert!(mount(&[name, "-f", "/dir", "/mnt"]).fake);
         }
+    }
+
+    #[test]
+    fn umount_8_calls_the_helper_with_the_target_first() {
+        let words = ["/sbin/umount.fuse.overcoat", "/mnt", "-n", "-l", "-v", "-t", "fuse.overcoat"];
+        let Call::Unmount(helper) = call(&words).unwrap() else { panic!("not an unmount") };
+        assert_eq!(helper.target, Path::new("/mnt"));
+        assert!(helper.lazy && !helper.force && !helper.or_read_only);
+        assert_eq!(call(&["umount.overcoat"]).unwrap_err().code(), 2);
     }
 
     #[test]

@@ -151,17 +151,20 @@ where
 pub struct Line<'a> {
     sink: &'a Sink,
     level: Level,
+    /// For stderr too, which is /dev/null once a mount in the background answers.
+    is_notice: bool,
 }
 
 impl<'a> MakeWriter<'a> for Sink {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line { sink: self, level: Level::INFO }
+        Line { sink: self, level: Level::INFO, is_notice: false }
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
-        Line { sink: self, level: *metadata.level() }
+        let is_notice = metadata.target() == overcoat::NOTICE;
+        Line { sink: self, level: *metadata.level(), is_notice }
     }
 }
 
@@ -171,6 +174,9 @@ impl Write for Line<'_> {
             .chars()
             .map(|c| if c.is_control() { '?' } else { c })
             .collect();
+        if self.is_notice && !matches!(self.sink, Sink::Stderr) {
+            Sink::Stderr.write(self.level, &line)?;
+        }
         self.sink.write(self.level, &line).map(|()| text.len())
     }
 

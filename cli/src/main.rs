@@ -1,15 +1,18 @@
 //! The `overcoat` command.
 
 mod args;
+mod call_options;
 mod failure;
 mod inspect;
 mod log;
 mod mount;
 mod options;
 mod preflight;
+mod remount;
 mod run;
 mod settings;
 mod text;
+mod unmount;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -38,6 +41,7 @@ fn dispatch(inherited: Vec<std::os::fd::RawFd>) -> Result<u8, Failure> {
             let (findings, whole) = inspect::check(&args.file)?;
             print(&findings).map(|()| u8::from(!whole))
         }
+        Call::Unmount(call) => unmount::run(&call).map(|()| 0),
         Call::Print(text) => print(&text).map(|()| 0),
     }
 }

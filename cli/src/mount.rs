@@ -1,6 +1,6 @@
 //! The mount command.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,12 @@ use overcoat::{Config, Medium, Mount, MountBuilder};
 use tracing::Level;
 
 use crate::args::MountCall;
+use crate::call_options;
 use crate::failure::Failure;
 use crate::log::{self, Sink};
 use crate::options::Options;
 use crate::preflight::{self, errno_text};
+use crate::remount;
 use crate::settings;
 
 /// The source that mountinfo shows where none was given.
@@ -28,9 +30,10 @@ struct Plan {
 /// Mounts. Returns when the mount answers, or with `-f` when it has ended.
 /// `inherited` are the descriptors which this process was started with.
 pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
-    let options = read_options(&call)?;
+    let options = call_options::read(&call)?;
+    call_options::tell_unknown(&call, &options)?;
     if options.remount {
-        return remount(&options, &preflight::mountpoint(&call.mountpoint)?);
+        return remount::run(&options, &preflight::mountpoint(&call.mountpoint)?);
     }
     let plan = plan(options, &call)?;
     if call.fake {
@@ -76,7 +79,7 @@ pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
 fn start(plan: Plan) -> Result<(Mount, Signals), Failure> {
     let signals = daemon::block_ending_signals()
         .map_err(|error| Failure::run_time(format!("signals: {}", errno_text(error))))?;
-    preflight::raise_descriptor_limit();
+    daemon::shed_inherited_limits().map_err(Failure::run_time)?;
     if !plan.options.contexts.is_empty() && Path::new("/sys/fs/selinux/enforce").exists() {
         tracing::warn!("SELinux labels are not set: {}", plan.options.contexts.join(","));
     }
@@ -93,35 +96,6 @@ fn serve(mount: Mount, signals: Signals) -> Result<(), Failure> {
     daemon::serve(mount, signals).map_err(|error| {
         Failure::run_time(format!("the connection to the kernel broke: {}", errno_text(error)))
     })
-}
-
-/// The options, with what the source stands for; unknown ones refused or, for engines, told.
-fn read_options(call: &MountCall) -> Result<Options, Failure> {
-    let mut options = Options::parse(&call.options)?;
-    if let Some(first) = options.unknown.first() {
-        if !call.tolerant {
-            return Err(Failure::usage(format!("unknown option '{first}'")));
-        }
-        for unknown in &options.unknown {
-            eprintln!("overcoat: ignoring unknown option '{}'", Failure::usage(unknown).line());
-        }
-    }
-    if let Some(source) = call.source.as_deref() {
-        derive_layers(&mut options, source);
-    }
-    Ok(options)
-}
-
-/// A source directory that holds `lower` and `upper` stands for `lowerdir` and `upperdir`, where neither
-/// was given.
-fn derive_layers(options: &mut Options, source: &OsStr) {
-    let source = Path::new(source);
-    let (lower, upper) = (source.join("lower"), source.join("upper"));
-    let told = !options.lowers.is_empty() || options.upper.is_some();
-    if !told && lower.is_dir() && upper.is_dir() {
-        options.lowers = vec![lower];
-        options.upper = Some(upper);
-    }
 }
 
 fn plan(options: Options, call: &MountCall) -> Result<Plan, Failure> {
@@ -164,11 +138,4 @@ fn absolute(mut config: Config) -> Result<Config, Failure> {
         config.medium = Medium::Dir(make(dir)?);
     }
     Ok(config)
-}
-
-/// Changes the flags of what is mounted; mount(8) calls its helper for that too.
-fn remount(options: &Options, mountpoint: &Path) -> Result<(), Failure> {
-    rustix::mount::mount_remount(mountpoint, options.flags, "").map_err(|error| {
-        Failure::run_time(format!("remounting {}: {}", mountpoint.display(), errno_text(error)))
-    })
 }

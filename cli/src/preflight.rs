@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use overcoat::Errno;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Resource, Rlimit};
 
 use crate::failure::Failure;
 
@@ -45,15 +44,6 @@ pub fn fuse_device() -> Result<(), Failure> {
         Err(error) => errno_text(error),
     };
     Err(Failure::run_time(format!("{FUSE_DEVICE}: {hint}")))
-}
-
-/// Lets this process have as many descriptors as it may: layers and open files take one each.
-pub fn raise_descriptor_limit() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-        tracing::warn!("the limit of open files stays as it is: {error}");
-    }
 }
 
 /// What an error means for a directory that was asked for.

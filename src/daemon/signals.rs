@@ -25,16 +25,19 @@ pub fn block_ending_signals() -> Result<Signals> {
 /// As [`Mount::wait`]; or no thread could be started to wait for signals, and the mount is detached.
 pub fn serve(mount: Mount, signals: Signals) -> Result<()> {
     let mount = Arc::new(mount);
-    let watched = Arc::clone(&mount);
+    // Weak: the mount is to be dropped, and all that it holds given back, before this function returns.
+    let (unmounter, watched) = (mount.unmounter(), Arc::downgrade(&mount));
     let watch = move || {
         if wait(&signals) {
-            if let Err(errno) = watched.unmounter().unmount() {
+            if let Err(errno) = unmounter.unmount() {
                 tracing::error!(%errno, "unmounting");
             }
         }
         if wait(&signals) {
             tracing::warn!("ended by a second signal while the mount was in use");
-            watched.close_upper();
+            if let Some(mount) = watched.upgrade() {
+                mount.close_upper();
+            }
             std::process::exit(1);
         }
     };

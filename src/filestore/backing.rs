@@ -57,6 +57,11 @@ fn memory() -> Result<(u64, u64)> {
     found.map(|(available, total)| (available << 10, total << 10)).ok_or(Errno::IO)
 }
 
+/// A file as large as the host's file system, or the limit of this process (RLIMIT_FSIZE), lets it be has no more room.
+fn no_room(err: Errno) -> Errno {
+    if err == Errno::FBIG { Errno::NOSPC } else { err }
+}
+
 /// A file of the host.
 #[derive(Debug)]
 pub struct HostFile {
@@ -95,7 +100,7 @@ impl Backing for HostFile {
         }
     }
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<usize> {
-        rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, bufs, offset))
+        rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, bufs, offset)).map_err(no_room)
     }
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
         fallocate::punch(self.file.as_fd(), offset, len)
@@ -104,17 +109,17 @@ impl Backing for HostFile {
         match fallocate::allocate(self.file.as_fd(), offset, len) {
             // No such promise here; windows are not given out on such file systems.
             Err(Errno::OPNOTSUPP) if !self.mappable => Ok(()),
-            done => done,
+            done => done.map_err(no_room),
         }
     }
     fn allocate_zeroed(&self, offset: u64, len: u64) -> Result<()> {
         match fallocate::allocate_zeroed(self.file.as_fd(), offset, len) {
             Err(Errno::OPNOTSUPP) => self.write_zeros(offset, len),
-            done => done,
+            done => done.map_err(no_room),
         }
     }
     fn set_len(&self, len: u64) -> Result<()> {
-        rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))
+        rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len)).map_err(no_room)
     }
     fn sync(&self) -> Result<()> {
         rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.file))

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::wait::{self, Holding};
 use super::{Backing, HostFile};
 use crate::config::Medium;
+use crate::sys::tree::writable_copy_of;
 
 /// Its name while it is made, where the host cannot make a file without a name.
 const NEW_NAME: &str = ".overcoat.filestore.new";
@@ -98,39 +99,46 @@ fn lock(fd: impl AsFd, access: Access) -> Result<(), OpenError> {
 
 /// A directory claimed for one mount, until dropped. A mount lets go of it when the connection has
 /// ended, and of the filestore's own lock only when that is closed in order: so whoever has the
-/// claim and finds the filestore in use need only wait ([`patiently`], [`CLOSING`]).
+/// claim and finds the filestore in use need only wait.
 #[derive(Debug)]
 pub struct Claim(#[allow(dead_code)] OwnedFd);
 
-/// How long closing a filestore may take: it flushes what is dirty.
-pub const CLOSING: Duration = Duration::from_secs(60);
-
-/// Claims `dir` for a mount, or (shared) for looking at what lies in it. `umount` returns a little
-/// before the daemon hears of it, so this tries for a second.
+/// Opens the directory `path` for [`claim`] and for the filestore in it: through a private copy of the host's
+/// mount where this process may make one, so that the host's file system can be unmounted as that of an upper directory of
+/// overlayfs can (`clone_private_mount` in fs/overlayfs/super.c).
 ///
 /// # Errors
-/// [`OpenError::InUse`] where a mount has it.
-pub fn claim(dir: &Path, access: Access) -> Result<Claim, OpenError> {
+/// Of open(2).
+pub fn open_dir(path: &Path) -> Result<OwnedFd, OpenError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(host("opened"))?;
+    Ok(writable_copy_of(&dir).unwrap_or(dir))
+}
+
+/// Claims `dir` for a mount, or (shared) for looking at what lies in it. Waits where a mount has it that is not there any more.
+///
+/// # Errors
+/// [`OpenError::InUse`] where a mount has it that is still there.
+pub fn claim(dir: impl AsFd, access: Access) -> Result<Claim, OpenError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(host("opened"))?;
-    patiently(Duration::from_secs(1), || lock(&fd, access))?;
+    let fd = rustix::fs::openat(dir, ".", flags, Mode::empty()).map_err(host("opened"))?;
+    let stat = || rustix::fs::fstat(&fd);
+    wait::until_free(Holding::Claim, &OpenError::InUse, stat, || lock(&fd, access))?;
     Ok(Claim(fd))
 }
 
-/// Tries again for as long as something is in use that a mount which has ended will let go of.
-pub fn patiently<T>(
-    patience: Duration,
-    mut open: impl FnMut() -> Result<T, OpenError>,
+/// Does `open`, which opens the filestore `name` of the claimed directory `dir`; again as long as it is in use: a mount that has
+/// let go of the claim is closing it.
+///
+/// # Errors
+/// Of `open`; [`OpenError::InUse`] where its holder does nothing any more.
+pub fn open_claimed<T>(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    open: impl FnMut() -> Result<T, OpenError>,
 ) -> Result<T, OpenError> {
-    let until = Instant::now() + patience;
-    loop {
-        match open() {
-            Err(OpenError::InUse) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            done => return done,
-        }
-    }
+    let stat = || rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    wait::until_free(Holding::Filestore, &OpenError::InUse, stat, open)
 }
 
 fn backing(fd: OwnedFd) -> Result<HostFile, OpenError> {
@@ -248,8 +256,7 @@ pub fn unnamed(medium: &Medium) -> Result<HostFile, OpenError> {
             return backing(fd);
         }
     };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(dir, flags, Mode::empty()).map_err(host("created"))?;
+    let dir = open_dir(dir)?;
     let (fd, has_no_name) = nameless(dir.as_fd())?;
     if !has_no_name {
         rustix::fs::unlinkat(&dir, NEW_NAME, AtFlags::empty()).map_err(host("created"))?;

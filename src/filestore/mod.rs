@@ -22,6 +22,7 @@ mod io;
 mod medium;
 mod reclaim;
 mod space;
+mod wait;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub use allocator::{Extents, MAX_BLOCKS};
 pub use backing::{Backing, HostFile};
 pub use extent::Extent;
 pub use io::Io;
-pub use medium::{Access, CLOSING, Claim, OpenError, claim, patiently};
+pub use medium::{Access, Claim, OpenError, claim, open_claimed, open_dir};
 pub(crate) use medium::{create_named, open_named, unnamed};
 
 use flush::Flush;

@@ -34,7 +34,7 @@ mod threads;
 mod unmounter;
 mod uring;
 
-pub use mount::{Atime, MountError, MountOptions};
+pub use mount::{Atime, MountError, MountOptions, unmount_by_helper};
 pub use reply::Validity;
 pub use session::{Mounted, Session};
 pub use settings::{Settings, Transport};

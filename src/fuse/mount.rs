@@ -205,7 +205,7 @@ pub fn mount(
 /// Detaches the mount at `mountpoint`; it ends when its last user leaves.
 pub fn unmount(mountpoint: &Path) -> Result<(), Errno> {
     match sys::detach(mountpoint) {
-        Err(Errno::PERM) => unmount_by_helper(mountpoint),
+        Err(Errno::PERM) => unmount_by_helper(mountpoint, true),
         done => done,
     }
 }
@@ -279,9 +279,14 @@ fn helper_allows_other() -> bool {
     conf.lines().any(|line| line.trim() == "user_allow_other")
 }
 
-fn unmount_by_helper(mountpoint: &Path) -> Result<(), Errno> {
-    let args = ["-u", "-z", "--"].map(OsStr::new);
-    let args = [args[0], args[1], args[2], mountpoint.as_os_str()];
+/// Unmounts what this user has mounted. `lazy`: as [`unmount`] does.
+///
+/// # Errors
+/// `EPERM`, with the helper's words in the log.
+pub fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), Errno> {
+    let mut args = vec![OsStr::new("-u")];
+    args.extend(lazy.then_some(OsStr::new("-z")));
+    args.extend([OsStr::new("--"), mountpoint.as_os_str()]);
     run_helper(&args, Stdio::null(), None).map(|_| ()).map_err(|error| {
         tracing::warn!(%error, "unmount");
         Errno::PERM

@@ -192,11 +192,12 @@ impl Mounted {
     /// Returns when the connection ended, by whomever it was ended, and the overlay was destroyed. A lazy
     /// unmount ends it when the last user leaves. Where a ring's queue failed, the connection is aborted.
     /// Where the connection ended before the mount did, the mount is detached.
+    /// `ended` is called between the connection's end and the overlay's.
     ///
     /// # Errors
     /// How the first worker failed: `ECONNABORTED` where somebody aborted the connection. Where a queue failed
     /// and the connection could not be aborted, callers wait until this process ends.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self, ended: impl FnOnce()) -> Result<()> {
         let mut end = Ok(());
         for how in self.ends {
             let (End::Connection(Err(errno)) | End::Queue(errno)) = how else { continue };
@@ -214,6 +215,7 @@ impl Mounted {
             }
             end = end.and(unmounted);
         }
+        ended();
         self.dispatcher.destroy();
         end
     }

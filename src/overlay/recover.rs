@@ -2,11 +2,10 @@
 
 use crate::attr::InodeNo;
 use crate::errno::Errno;
-use crate::filestore::{self, Access, CLOSING, Claim, Extent, OpenError, Options, patiently};
+use crate::filestore::{self, Access, Claim, Extent, OpenError, Options};
 use crate::journal::record::{Record, decode_all};
 use crate::journal::{self, Recovering, Replayed};
 use crate::upper::{Broken, Source, Tree};
-use rustix::fs::{Mode, OFlags};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -54,7 +53,7 @@ pub(crate) enum Purpose {
 }
 
 /// Claims the directory `dir`, opens the filestore `name` in it and finds out how much of its journal holds. Waits
-/// for a mount that is about to end ([`CLOSING`] at most).
+/// for a mount that has ended and is closing it.
 ///
 /// # Errors
 /// See [`OpenError`]; nothing is changed then.
@@ -63,15 +62,13 @@ pub(crate) fn claim_and_open(
     name: &Path,
     purpose: Purpose,
 ) -> Result<(Claim, Recovering), OpenError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(dir, flags, Mode::empty())
-        .map_err(|err| OpenError::Host("opened", err))?;
+    let fd = filestore::open_dir(dir)?;
     let access = match purpose {
         Purpose::Mount(_) => Access::ReadWrite,
         Purpose::Check => Access::ReadOnly,
     };
-    let claim = filestore::claim(dir, access)?;
-    let recovering = patiently(CLOSING, || match purpose {
+    let claim = filestore::claim(&fd, access)?;
+    let recovering = filestore::open_claimed(fd.as_fd(), name, || match purpose {
         Purpose::Mount(options) => journal::open_or_create(fd.as_fd(), name, options),
         Purpose::Check => journal::open_read_only(fd.as_fd(), name),
     })?;

@@ -3,8 +3,10 @@
 pub mod fallocate;
 pub mod fs_uuid;
 pub mod fuse_dev;
+pub mod holder;
 pub mod map;
 pub mod mount;
+pub mod mountinfo;
 pub mod process;
 pub mod tree;
 pub mod uring;

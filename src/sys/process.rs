@@ -94,6 +94,26 @@ pub fn set_class(thread: u32, class: Class) -> Result<()> {
     }
 }
 
+/// What a signal does that is not blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    Default,
+    Ignore,
+}
+
+/// Sets what a signal does to this process. `EINVAL`: no signal, or one whose effect is fixed.
+pub fn set_disposition(signal: i32, disposition: Disposition) -> Result<()> {
+    let handler = match disposition {
+        Disposition::Default => libc::SIG_DFL,
+        Disposition::Ignore => libc::SIG_IGN,
+    };
+    // SAFETY: neither disposition runs code of this process.
+    if unsafe { libc::signal(signal, handler) } == libc::SIG_ERR {
+        return Err(last_errno());
+    }
+    Ok(())
+}
+
 /// A signal which was taken by [`Signals::wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {

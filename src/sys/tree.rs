@@ -21,10 +21,7 @@ impl PrivateTree {
     /// `EPERM` without CAP_SYS_ADMIN; `EINVAL` where a user namespace may not look below its mounts;
     /// `ENOSYS` before Linux 5.12.
     pub fn copy_of(dir: impl AsFd) -> Result<PrivateTree> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        let root = open_tree(dir, c"", flags)?;
+        let root = clone(dir)?;
         // A user namespace may be forbidden to change how access times are kept.
         let with_atime = |keep| seal(root.as_fd(), keep);
         let keeps_atime = match with_atime(true) {
@@ -35,6 +32,24 @@ impl PrivateTree {
     }
 }
 
+/// A copy of the mount that `dir` lies on, rooted at that directory, attached nowhere, cut off from mount
+/// propagation, and writable where that mount is. What is opened through it does not keep the host's mount busy.
+///
+/// # Errors
+/// As [`PrivateTree::copy_of`].
+pub fn writable_copy_of(dir: impl AsFd) -> Result<OwnedFd> {
+    let copy = clone(dir)?;
+    set_attributes(copy.as_fd(), 0, 0)?;
+    Ok(copy)
+}
+
+fn clone(dir: impl AsFd) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(dir, c"", flags)
+}
+
 /// Makes a detached mount read-only, nodev and private; `noatime` too on demand.
 fn seal(mount: BorrowedFd<'_>, noatime: bool) -> Result<()> {
     let mut attr_set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV;
@@ -43,6 +58,11 @@ fn seal(mount: BorrowedFd<'_>, noatime: bool) -> Result<()> {
         attr_set |= libc::MOUNT_ATTR_NOATIME;
         attr_clr |= libc::MOUNT_ATTR__ATIME;
     }
+    set_attributes(mount, attr_set, attr_clr)
+}
+
+/// Makes a detached mount private, and sets and clears attributes of it (mount_setattr(2)).
+fn set_attributes(mount: BorrowedFd<'_>, attr_set: u64, attr_clr: u64) -> Result<()> {
     let attr = libc::mount_attr { attr_set, attr_clr, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     // SAFETY: the descriptor is borrowed for the call, the path is a NUL-terminated constant, and the
     // kernel reads `size_of_val(&attr)` bytes of `attr`, which outlives the call.

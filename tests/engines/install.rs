@@ -48,6 +48,8 @@ mount_tests! {
         assert_eq!(fsx::read(stage.join("usr/bin/overcoat")), fsx::read(tool::overcoat()));
         let helper = std::fs::read_link(stage.join("usr/sbin/mount.fuse.overcoat")).unwrap();
         assert_eq!(helper.to_str(), Some("/usr/bin/overcoat"));
+        let helper = std::fs::read_link(stage.join("usr/sbin/umount.fuse.overcoat")).unwrap();
+        assert_eq!(helper.to_str(), Some("/usr/bin/overcoat"));
     }
 
     fn mount_8_finds_the_helper(scratch) {

@@ -213,13 +213,75 @@ mount_tests! {
         assert_eq!(std::fs::write(mount.path("f"), "x").unwrap_err().raw_os_error(), Some(30));
     }
 
+    fn a_remount_that_would_have_no_effect_fails(scratch) {
+        overcoat_only!();
+        let mount = Spec::of(scratch).option("size=64m").mount();
+        let remount = |options: &str| {
+            let point = mount.root().to_str().unwrap();
+            tool::overcoat_run(&["mount", "-o", &format!("remount,{options}"), point], LIMIT)
+        };
+        let flags = || rustix::fs::statvfs(mount.root()).unwrap().f_flag;
+        let layers = options(scratch);
+        for fine in ["ro", &format!("{layers},size=65536k,ro,nodev"), "rw,default_permissions,user_id=0"] {
+            let outcome = remount(fine);
+            assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{fine}: {outcome:?}");
+            let read_only = flags().contains(rustix::fs::StatVfsMountFlags::RDONLY);
+            assert_eq!(read_only, !fine.contains("rw"), "{fine}");
+        }
+        for (futile, word) in [
+            ("size=128m", "size"), ("size=0", "size"), ("ro,nr_inodes=7", "nr_inodes"), ("volatile", "volatile"),
+            ("upperdir=/elsewhere", "upperdir"), ("medium=memory", "medium"), ("threads=7", "threads"),
+            ("dirsync", "dirsync"),
+        ] {
+            let outcome = remount(futile);
+            assert_eq!(outcome.code, Some(1), "{futile}: {outcome:?}");
+            assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+            assert!(outcome.stderr.contains(word), "{futile}: {outcome:?}");
+            assert!(!flags().contains(rustix::fs::StatVfsMountFlags::RDONLY), "{futile}");
+        }
+        assert_eq!(remount("no-such-option").code, Some(2));
+        let total = rustix::fs::statvfs(mount.root()).unwrap();
+        assert_eq!(total.f_blocks * total.f_frsize, 64 << 20);
+    }
+
+    fn a_view_without_an_upper_stays_read_only(scratch) {
+        overcoat_only!();
+        let mount = Spec::of(scratch).read_only().mount();
+        let point = mount.root().to_str().unwrap();
+        let outcome = tool::overcoat_run(&["mount", "-o", "remount,rw", point], LIMIT);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains("no upperdir"), "{outcome:?}");
+        assert_eq!(tool::overcoat_run(&["mount", "-o", "remount,ro,nodev", point], LIMIT).code, Some(0));
+    }
+
+    fn changes_of_a_layer_with_a_filestore_are_told_not_to_show(scratch) {
+        overcoat_only!();
+        let mount = Spec::of(scratch).mount();
+        fsx::write(mount.path("changed"), "x");
+        mount.unmount();
+        let mut spec = Spec::of(scratch).lowers(&[scratch.upper(), scratch.lower()]);
+        spec.upper = Some(scratch.dir("other"));
+        let mut arguments = spec.arguments();
+        let log = scratch.path("log");
+        arguments.splice(1..1, ["--log".into(), log.clone().into()]);
+        let outcome = tool::overcoat_run(&arguments, LIMIT);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        let upper = scratch.upper();
+        assert!(outcome.stderr.contains(upper.to_str().unwrap()), "{outcome:?}");
+        let logged = String::from_utf8(fsx::read(log)).unwrap();
+        assert!(logged.lines().any(|line| line.contains("WARN") && line.contains(upper.to_str().unwrap())), "{logged}");
+        assert!(!fsx::exists(scratch.path("mnt/changed")));
+        end(scratch);
+    }
+
     fn mount_with_the_helper(scratch) {
         overcoat_only!();
         // mount(8) looks for helpers in /sbin: a private view of it holds a link to the binary.
         let script = "mkdir -p $1/sbin && mount --bind /sbin $1/sbin && \
              mount -t tmpfs none /sbin && cp -P $1/sbin/mount.fuse* /sbin/ 2>/dev/null; \
-             ln -sf $2 /sbin/mount.fuse.overcoat && \
-             mount -t fuse.overcoat source $1/mnt -o $3 && touch $1/mnt/f && findmnt -no SOURCE $1/mnt && \
+             ln -sf $2 /sbin/mount.fuse.overcoat && ln -sf $2 /sbin/umount.fuse.overcoat && \
+             mount -t fuse.overcoat source $1/mnt -o $3,uhelper=fuse.overcoat && touch $1/mnt/f && findmnt -no SOURCE $1/mnt && \
              umount $1/mnt";
         let mut command = Command::new("unshare");
         scratch.dir("mnt");
@@ -228,7 +290,8 @@ mount_tests! {
         let outcome = tool::run_limited(&mut command, LIMIT);
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
         assert_eq!(outcome.stdout.trim(), "source");
-        wait_for_no_daemon(scratch);
+        let left = tool::processes(tool::overcoat(), scratch.root());
+        assert!(left.is_empty(), "umount(8) returned before the daemon's end: {left:?}");
         assert_eq!(fsx::names(Spec::of(scratch).mount().root()), ["f"]);
     }
 

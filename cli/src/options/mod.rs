@@ -57,6 +57,8 @@ pub struct Options {
     pub writeback: Option<bool>,
     /// Options that mean nothing to Overcoat.
     pub unknown: Vec<String>,
+    /// The names of all options, in their order.
+    given: Vec<String>,
 }
 
 impl Default for Options {
@@ -80,6 +82,7 @@ impl Default for Options {
             passthrough: false,
             writeback: None,
             unknown: Vec::new(),
+            given: Vec::new(),
         }
     }
 }
@@ -178,6 +181,46 @@ impl Options {
         Ok(options)
     }
 
+    /// The options given here that a remount cannot change, and that say something else than those a mount was begun with (`None`: these
+    /// are not known).
+    pub fn differing_from(&self, begun: Option<&Self>) -> Vec<&'static str> {
+        type Same = fn(&Options, &Options) -> bool;
+        let fixed: &[(&str, Same)] = &[
+            ("lowerdir", |a, b| a.lowers == b.lowers),
+            ("lowerdir+", |a, b| a.lowers == b.lowers),
+            ("upperdir", |a, b| a.upper == b.upper),
+            ("medium", |a, b| a.medium == b.medium),
+            ("size", |a, b| a.size_limit == b.size_limit),
+            ("nr_inodes", |a, b| a.inode_limit == b.inode_limit),
+            ("volatile", |a, b| a.durability == b.durability),
+            ("fsync", |a, b| a.durability == b.durability),
+            ("uidmapping", |a, b| a.idmap.uid == b.idmap.uid),
+            ("gidmapping", |a, b| a.idmap.gid == b.idmap.gid),
+            ("squash_to_uid", |a, b| a.idmap.squash_uid == b.idmap.squash_uid),
+            ("squash_to_gid", |a, b| a.idmap.squash_gid == b.idmap.squash_gid),
+            ("squash_to_root", |a, b| a.squash_to_root == b.squash_to_root),
+            ("fsname", |a, b| a.fsname == b.fsname),
+            ("context", |a, b| a.contexts == b.contexts),
+            ("fscontext", |a, b| a.contexts == b.contexts),
+            ("defcontext", |a, b| a.contexts == b.contexts),
+            ("rootcontext", |a, b| a.contexts == b.contexts),
+            ("threads", |a, b| a.threads == b.threads),
+            ("transport", |a, b| a.transport == b.transport),
+            ("passthrough", |a, b| a.passthrough == b.passthrough),
+            ("writeback", |a, b| a.writeback == b.writeback),
+            ("dirsync", |a, b| a.has(MountFlags::DIRSYNC) == b.has(MountFlags::DIRSYNC)),
+        ];
+        let differs = |(name, same): &&(&'static str, Same)| {
+            self.given.iter().any(|given| given == name)
+                && !begun.is_some_and(|begun| same(self, begun))
+        };
+        fixed.iter().filter(differs).map(|(name, _)| *name).collect()
+    }
+
+    fn has(&self, flag: MountFlags) -> bool {
+        self.flags.contains(flag)
+    }
+
     /// The core's settings.
     pub fn config(&self) -> Config {
         Config {
@@ -203,10 +246,16 @@ impl Options {
         match item.iter().position(|&byte| byte == b'=') {
             Some(at) => {
                 let key = String::from_utf8_lossy(&item[..at]).into_owned();
-                self.take_value(&key, &item[at + 1..])
+                self.take_value(&key, &item[at + 1..])?;
+                self.given.push(key);
             }
-            None => self.take_word(&String::from_utf8_lossy(&lex::decode(item))),
+            None => {
+                let word = String::from_utf8_lossy(&lex::decode(item)).into_owned();
+                self.take_word(&word)?;
+                self.given.push(word);
+            }
         }
+        Ok(())
     }
 
     fn take_word(&mut self, word: &str) -> Result<(), OptionError> {

@@ -69,7 +69,7 @@ fn mediums_sizes_and_durability() {
 fn options_for_others_are_no_concern_of_ours() {
     let options =
         parse("x-systemd.automount,X-mount.mkdir=0755,_netdev,metacopy=on,defaults,rw,user_id=0");
-    assert_eq!(options, Options::default());
+    assert_eq!(options, Options { given: options.given.clone(), ..Options::default() });
 }
 
 #[test]
@@ -167,4 +167,22 @@ proptest! {
             prop_assert_eq!(flags.contains(flag), last.is_some_and(|(_, _, set)| set));
         }
     }
+}
+
+#[test]
+fn a_remount_may_say_what_is_the_case() {
+    let begun = parse("lowerdir=/a:/b,upperdir=/u,size=10m,volatile,noatime");
+    let differing = |options| parse(options).differing_from(Some(&begun));
+    assert!(differing("remount,ro").is_empty());
+    assert!(differing("remount,rw,nodev,user_id=0,default_permissions").is_empty());
+    assert!(differing("remount,ro,lowerdir=/a:/b,upperdir=/u,size=10240k,volatile").is_empty());
+    assert_eq!(differing("remount,size=20m"), ["size"]);
+    assert_eq!(differing("remount,size=0"), ["size"]);
+    assert_eq!(differing("remount,fsync=1"), ["fsync"]);
+    assert_eq!(
+        differing("remount,upperdir=/v,dirsync,nr_inodes=5"),
+        ["upperdir", "nr_inodes", "dirsync"]
+    );
+    assert_eq!(differing("remount,squash_to_root"), ["squash_to_root"]);
+    assert_eq!(parse("remount,ro,size=1m").differing_from(None), ["size"]);
 }

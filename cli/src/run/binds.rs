@@ -5,14 +5,13 @@
 //! what a command changes in it, and /tmp and /var/tmp are empty where they are file systems of their own.
 //! With another layer the host's resolv.conf lies over the layer's.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use overcoat::Errno;
-use overcoat::daemon::set_mount_read_only;
+use overcoat::daemon::{self, set_mount_read_only};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -51,9 +50,10 @@ pub fn gather(of_root: bool) -> std::result::Result<Vec<Bind>, Failure> {
         binds.push(Bind { tree, at: PathBuf::from(at), is_file: false, needed: true });
     }
     if of_root {
-        let mountinfo = fs::read("/proc/self/mountinfo")
+        let mounts = daemon::mounts()
             .map_err(|error| Failure::run_time(format!("/proc/self/mountinfo: {error}")))?;
-        binds.extend(submounts(&mountinfo).into_iter().filter_map(submount));
+        let places = submounts(mounts.into_iter().map(|mount| mount.path));
+        binds.extend(places.into_iter().filter_map(submount));
     } else if let Ok(tree) = clone_tree(Path::new(RESOLV_CONF)) {
         if set_mount_read_only(&tree, true).is_ok() {
             let at = PathBuf::from(RESOLV_CONF);
@@ -106,13 +106,10 @@ fn empty_directory() -> Result<OwnedFd> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
-/// The places in `mountinfo` where other file systems are mounted, without those which lie below another
+/// The places where other file systems are mounted, without those which lie below another
 /// one, or below what is shown anyway.
-fn submounts(mountinfo: &[u8]) -> Vec<PathBuf> {
-    let mut places: Vec<PathBuf> = mountinfo
-        .split(|&byte| byte == b'\n')
-        .filter_map(|line| line.split(|&byte| byte == b' ').nth(4))
-        .map(|field| PathBuf::from(unescape(field)))
+fn submounts(mounted: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let mut places: Vec<PathBuf> = mounted
         .filter(|at| at != Path::new("/") && !SYSTEM.iter().any(|system| at.starts_with(system)))
         .collect();
     places.sort();
@@ -123,24 +120,6 @@ fn submounts(mountinfo: &[u8]) -> Vec<PathBuf> {
         }
     }
     top
-}
-
-/// Mountinfo writes a blank, a tab, a newline and a backslash as three octal digits.
-fn unescape(field: &[u8]) -> OsString {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        let octal = tail.get(..3).filter(|_| *first == b'\\');
-        let byte = octal
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        plain.push(byte.unwrap_or(*first));
-        if byte.is_some() {
-            rest = tail.get(3..).unwrap_or_default();
-        }
-    }
-    OsString::from_vec(plain)
 }
 
 /// Attaches `binds` below the caller's root, each at its place, which is made where it is missing.
@@ -190,15 +169,9 @@ mod tests {
 
     #[test]
     fn only_the_uppermost_submounts_count() {
-        let mountinfo = b"22 27 0:21 / /proc rw - proc proc rw\n\
-            27 1 254:0 / / rw - ext4 /dev/vda rw\n\
-            25 24 0:23 / /dev/shm rw - tmpfs tmpfs rw\n\
-            40 27 0:40 / /home/me/a\\040b rw - ext4 /dev/vdc rw\n\
-            41 27 0:41 / /home rw - ext4 /dev/vdb rw\n\
-            42 27 0:42 / /homes rw - ext4 /dev/vdd rw\n\
-            43 27 0:43 / /run\\134x rw - tmpfs tmpfs rw\n";
-        let expected = ["/home", "/homes", "/run\\x"].map(PathBuf::from);
-        assert_eq!(submounts(mountinfo), expected);
+        let mounted = ["/proc", "/", "/dev/shm", "/home/me/a b", "/home", "/homes", "/run/x"];
+        let expected = ["/home", "/homes", "/run/x"].map(PathBuf::from);
+        assert_eq!(submounts(mounted.iter().map(PathBuf::from)), expected);
     }
 
     #[test]

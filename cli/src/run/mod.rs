@@ -166,7 +166,8 @@ fn config(request: &Request, medium: Medium, workspace: &Workspace, as_user: boo
 }
 
 fn view(config: Config, workspace: &Workspace) -> Result<Mount, Failure> {
-    preflight::raise_descriptor_limit();
+    // In the runner alone: the keeper, whose child the command is, has been started.
+    daemon::shed_inherited_limits().map_err(Failure::run_time)?;
     Mount::builder(config, workspace.root())
         .settings(settings::of(&Options::default(), OsString::from("overcoat"), false))
         .upper_may_lie_in_layer()
