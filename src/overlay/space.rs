@@ -2,7 +2,7 @@
 
 use super::Overlay;
 use super::attr_ops::{check_size, without_privilege};
-use super::io::{covering, view};
+use super::io::{View, covering, view};
 use super::write::{Effect, Fresh, Writer};
 use crate::attr::{Caller, InodeNo, LowerPath};
 use crate::block::{BLOCK_SIZE, FileBlock, StoreBlock};
@@ -79,8 +79,20 @@ impl Whence {
 /// No block, for a view that tells the size alone.
 const NO_BLOCKS: Range<FileBlock> = FileBlock::ZERO..FileBlock::ZERO;
 
+/// How many blocks lseek(2) looks at first; twice as many each time that it finds nothing. A file may have more extents
+/// than one call should look at.
+const SEEK_BLOCKS: u64 = 256;
+
 /// How many bytes are copied at a time where data must move.
 const COPY_CHUNK: u64 = 1 << 20;
+
+/// The most bytes that one copy_file_range copies. A caller waits for its request whatever signal it gets, and a
+/// sparse file can have as many as there are.
+const COPY_MAX: u64 = 64 << 20;
+
+/// An allocation of so many bytes is refused at once where the host has less room. The host would give all that it
+/// has before it fails.
+const LARGE_ALLOCATION: u64 = 1 << 30;
 
 impl Overlay {
     /// fallocate(2) of `len` bytes from byte `offset`. Clears setuid, setgid and capabilities as a
@@ -136,6 +148,11 @@ impl Overlay {
         self.clear_tail(ino, grow_to)?;
         let view = view(&self.state.read(), ino, covering(offset, end))?;
         let shown = FileBlock::at_or_after(view.origin.as_ref().map_or(0, |(_, len)| *len));
+        let missing = view.segments.iter().filter(|s| !matches!(s.source, Source::Data(_)));
+        let missing = missing.map(|segment| segment.len).sum::<u64>().saturating_mul(BLOCK_SIZE);
+        if missing >= LARGE_ALLOCATION && missing > self.store.usage()?.host_available {
+            return Err(Errno::NOSPC);
+        }
         let mut fresh = Fresh::new(&self.store);
         for segment in &view.segments {
             let split = match segment.source {
@@ -264,14 +281,34 @@ impl Overlay {
     /// `ENXIO` beyond the end or where no data follow, `ESTALE`, `EINVAL` for what is no regular file, or what
     /// the host says.
     pub fn lseek(&self, ino: InodeNo, offset: u64, whence: Whence) -> Result<u64> {
-        let view = {
-            let st = self.state.read();
-            let size = view(&st, ino, NO_BLOCKS)?.size;
-            if offset >= size {
-                return Err(Errno::NXIO);
+        let size = view(&self.state.read(), ino, NO_BLOCKS)?.size;
+        if offset >= size {
+            return Err(Errno::NXIO);
+        }
+        let Range { mut start, end } = covering(offset, size);
+        let mut count = SEEK_BLOCKS;
+        while start < end {
+            let blocks = start..end.min(start.run(count).end);
+            let view = view(&self.state.read(), ino, blocks.clone())?;
+            if let Some(found) = self.seek_in(ino, offset, &view, whence)? {
+                return Ok(found);
             }
-            view(&st, ino, covering(offset, size))?
-        };
+            (start, count) = (blocks.end, count.saturating_mul(2));
+        }
+        match whence {
+            Whence::Data => Err(Errno::NXIO),
+            Whence::Hole => Ok(size),
+        }
+    }
+
+    /// [`Overlay::lseek`] in the blocks of `view`; `None` where they have nothing of the kind.
+    fn seek_in(
+        &self,
+        ino: InodeNo,
+        offset: u64,
+        view: &View,
+        whence: Whence,
+    ) -> Result<Option<u64>> {
         for segment in &view.segments {
             let segment_start = segment.at.offset();
             let start = segment_start.max(offset);
@@ -290,17 +327,14 @@ impl Overlay {
                 }
                 _ => (whence == Whence::Hole).then_some(start),
             };
-            if let Some(found) = found {
+            if found.is_some() {
                 return Ok(found);
             }
         }
-        match whence {
-            Whence::Data => Err(Errno::NXIO),
-            Whence::Hole => Ok(view.size),
-        }
+        Ok(None)
     }
 
-    /// Copies up to `len` bytes between two regular files; short at the source's end. Privileges of
+    /// Copies up to `len` bytes between two regular files, at most 64 MiB; short at the source's end. Privileges of
     /// `to` go as with [`Overlay::fallocate`].
     ///
     /// # Errors
@@ -320,7 +354,7 @@ impl Overlay {
             false => Writer::Privileged,
         };
         // The end is where it was at the start, also of a file that is copied to its own end.
-        let len = len.min(self.getattr(from)?.size.saturating_sub(from_off));
+        let len = len.min(COPY_MAX).min(self.getattr(from)?.size.saturating_sub(from_off));
         let mut buf = vec![0; len.min(COPY_CHUNK) as usize];
         let mut done = 0;
         while done < len {

@@ -1,7 +1,7 @@
 //! Sizes, holes and allocation.
 
 use overcoat_tests::rng::bytes;
-use overcoat_tests::{Mount, Scratch, Spec, fsx, mount_tests, overcoat_only};
+use overcoat_tests::{Mount, Scratch, Spec, fsx, mount_tests, overcoat_only, store};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
@@ -237,6 +237,31 @@ mount_tests! {
         let to = mount.path("copy");
         overcoat_tests::tool::run("cp", &["--sparse=auto".into(), mount.path("s"), to.clone()]);
         assert!(fsx::statx(to).stx_blocks * 512 < 1 << 20);
+    }
+
+    fn no_request_is_endless_or_fills_the_host(scratch) {
+        overcoat_only!();
+        let sparse = std::fs::File::create(scratch.lower().join("sparse")).unwrap();
+        sparse.set_len(1 << 43).unwrap();
+        let mount = Spec::of(scratch).mount();
+        let (from, to) = (fsx::open_rw(mount.path("sparse")), std::fs::File::create(mount.path("to")).unwrap());
+        let copied = rustix::fs::copy_file_range(&from, None, &to, None, 1 << 40).unwrap();
+        assert!(copied > 0 && copied <= 64 << 20, "{copied} bytes at once");
+        to.set_len(0).unwrap();
+        for (file, len) in [(&to, 1 << 50), (&to, 1 << 43), (&from, 1 << 43)] {
+            let done = fsx::fallocate(file, FallocateFlags::empty(), 0, len);
+            assert_eq!(done, Err(Errno::NOSPC), "{len} bytes");
+            let taken = store::used(&scratch.upper());
+            assert!(taken < 128 << 20, "{taken} bytes of the host are taken by a request that failed");
+        }
+        let seek = |at| rustix::fs::seek(&to, at);
+        to.set_len(i64::MAX as u64).unwrap();
+        assert_eq!(seek(rustix::fs::SeekFrom::Data(0)), Err(Errno::NXIO));
+        fsx::write_at(&to, 1 << 62, b"x");
+        to.sync_all().unwrap();
+        assert_eq!(seek(rustix::fs::SeekFrom::Data(0)), Ok(1 << 62));
+        assert_eq!(seek(rustix::fs::SeekFrom::Hole(1 << 62)), Ok((1 << 62) + 4096));
+        fsx::write(mount.path("new"), "still works");
     }
 
     fn copy_file_range(scratch) {
