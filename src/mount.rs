@@ -96,7 +96,13 @@ impl MountBuilder {
             .map_err(|err| StartError(Reason::Session(err)))?;
         let (unmounter, metrics) = (session.unmounter(), Arc::clone(session.metrics()));
         let presence = unmounter.device().and_then(announce);
-        Ok(Mount { overlay, unmounter, metrics, session: Mutex::new(Some(session)), presence })
+        Ok(Mount {
+            overlay,
+            unmounter,
+            metrics,
+            session: Mutex::new(Some(session)),
+            presence: Mutex::new(presence),
+        })
     }
 }
 
@@ -110,8 +116,8 @@ pub struct Mount {
     metrics: Arc<Metrics>,
     /// `None` once the connection has ended. The lock is held by whoever waits for that.
     session: Mutex<Option<Mounted>>,
-    /// Last, so that it ends when the upper is closed. `None` where there can be no socket.
-    presence: Option<Presence>,
+    /// `None` once the upper is closed, and where there can be no socket. Its lock is taken alone.
+    presence: Mutex<Option<Presence>>,
 }
 
 fn announce(device: (u32, u32)) -> Option<Presence> {
@@ -148,7 +154,7 @@ impl Mount {
     /// Why the connection to the kernel broke, if it did.
     pub fn wait(&self) -> Result<()> {
         match self.session.lock().take() {
-            Some(session) => session.run(|| self.tell_ending()),
+            Some(session) => self.run(session),
             None => Ok(()),
         }
     }
@@ -162,10 +168,15 @@ impl Mount {
         self.wait()
     }
 
-    fn tell_ending(&self) {
-        if let Some(presence) = &self.presence {
-            presence.ending();
-        }
+    /// Serves to the end, and tells those who wait for it.
+    fn run(&self, session: Mounted) -> Result<()> {
+        let end = session.run(|| {
+            if let Some(presence) = &*self.presence.lock() {
+                presence.ending();
+            }
+        });
+        drop(self.presence.lock().take());
+        end
     }
 
     /// Closes the upper in order at once. The mount stays, but every change in it is `EIO` from now on.
@@ -196,7 +207,7 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let Some(session) = self.session.get_mut().take() else { return };
         self.unmounter.abort();
-        if let Err(errno) = session.run(|| self.tell_ending()) {
+        if let Err(errno) = self.run(session) {
             tracing::debug!(%errno, "the connection of a dropped mount");
         }
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use overcoat::daemon::{self, Side, Signals};
+use overcoat::daemon::{self, Place, Side, Signals};
 use overcoat::{Config, Medium, Mount, MountBuilder};
 use tracing::Level;
 
@@ -48,7 +48,7 @@ pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
     };
     if call.foreground {
         log::start(sink, Level::INFO);
-        let (mount, signals) = start(plan)?;
+        let (mount, signals) = start(plan, Place::Foreground)?;
         return serve(mount, signals);
     }
     let side = daemon::split().map_err(|error| {
@@ -58,7 +58,7 @@ pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
         Side::Foreground(waiting) => waiting.outcome().map_err(Failure::run_time),
         Side::Daemon(reporter) => {
             log::start(sink, Level::INFO);
-            match start(plan) {
+            match start(plan, Place::Background) {
                 Ok((mount, signals)) => {
                     reporter.ready(inherited).map_err(|error| {
                         Failure::run_time(format!("becoming a daemon: {}", errno_text(error)))
@@ -76,8 +76,8 @@ pub fn run(call: MountCall, inherited: Vec<RawFd>) -> Result<(), Failure> {
     }
 }
 
-fn start(plan: Plan) -> Result<(Mount, Signals), Failure> {
-    let signals = daemon::block_ending_signals()
+fn start(plan: Plan, place: Place) -> Result<(Mount, Signals), Failure> {
+    let signals = daemon::block_ending_signals(place)
         .map_err(|error| Failure::run_time(format!("signals: {}", errno_text(error))))?;
     daemon::shed_inherited_limits().map_err(Failure::run_time)?;
     if !plan.options.contexts.is_empty() && Path::new("/sys/fs/selinux/enforce").exists() {

@@ -14,5 +14,5 @@ pub use crate::sys::process::{
 };
 pub use background::{Reporter, Side, SplitError, Waiting, split};
 pub use limits::{LimitError, shed_inherited_limits};
-pub use signals::{block_ending_signals, serve};
+pub use signals::{Place, block_ending_signals, serve};
 pub use unmount::{serving, unmount};

@@ -2,18 +2,32 @@
 
 use crate::errno::{Result, of_io};
 use crate::mount::Mount;
-use crate::sys::process::Signals;
+use crate::sys::process::{self, Signals};
 use std::sync::Arc;
 
 /// The signals that end a mount.
 const ENDING: &[i32] = &[libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
+/// The processes that a signal's sender may mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A daemon: whoever sends it a signal means it.
+    Background,
+    /// A job of a shell, which gets the signals of its terminal. One that is ignored stays so (nohup(1), a job in the background
+    /// of a script); SIGTERM always ends the mount.
+    Foreground,
+}
+
 /// Blocks the signals that end a mount, so that [`serve`] can wait for them. To be called before any thread is started.
 ///
 /// # Errors
 /// Of pthread_sigmask(3).
-pub fn block_ending_signals() -> Result<Signals> {
-    Signals::block(ENDING)
+pub fn block_ending_signals(place: Place) -> Result<Signals> {
+    let stays = |signal: i32| {
+        place == Place::Foreground && signal != libc::SIGTERM && process::is_ignored(signal)
+    };
+    let ending: Vec<i32> = ENDING.iter().copied().filter(|signal| !stays(*signal)).collect();
+    Signals::block(&ending)
 }
 
 /// Serves `mount` until it is gone, by whomever it is unmounted.

@@ -114,6 +114,17 @@ pub fn set_disposition(signal: i32, disposition: Disposition) -> Result<()> {
     Ok(())
 }
 
+/// Whether a signal is ignored, as a parent may have wanted it (nohup(1)). False for what is no signal.
+pub fn is_ignored(signal: i32) -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the new action is null, and the kernel fills in the old one, for which there is room.
+    if unsafe { libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: the call has succeeded, and so filled it in.
+    unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
 /// A signal which was taken by [`Signals::wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {

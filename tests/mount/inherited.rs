@@ -122,6 +122,29 @@ mount_tests! {
         assert_eq!(mode & 0o7777, 0o600);
     }
 
+    fn a_mount_in_the_foreground_survives_a_hangup_that_was_ignored(scratch) {
+        overcoat_only!();
+        let mut arguments = Spec::of(scratch).arguments();
+        arguments.insert(1, "-f".into());
+        let mut command = Command::new("bash");
+        command.args(["-c", "trap '' HUP; exec $OC \"$@\"", "bash"]).args(arguments);
+        command.env("OC", tool::overcoat()).stderr(std::process::Stdio::null());
+        let mut daemon = command.spawn().unwrap();
+        let point = scratch.path("mnt");
+        tool::eventually("the mount", LIMIT, || overcoat_tests::mount::is_mounted(&point));
+        let pid = rustix::process::Pid::from_child(&daemon);
+        let send = |signal| rustix::process::kill_process(pid, signal).unwrap();
+        send(rustix::process::Signal::HUP);
+        fsx::write(point.join("f"), "x");
+        send(rustix::process::Signal::TERM);
+        assert!(daemon.wait().unwrap().success());
+        let mut caught = Spec::of(scratch).mount();
+        rustix::process::kill_process(caught.pid(), rustix::process::Signal::HUP).unwrap();
+        overcoat_tests::mount::wait_until_unmounted(&point);
+        caught.wait_for_daemon();
+        caught.forget();
+    }
+
     fn without_standard_descriptors(scratch) {
         overcoat_only!();
         let (_, pid) = mount_after("exec <&- >&- 2>&-", scratch);
