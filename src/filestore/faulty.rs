@@ -208,6 +208,12 @@ impl Faulty {
         self.0.lock().struck
     }
 
+    /// Whether it is killed: nothing works any more.
+    pub fn is_dead(&self) -> bool {
+        let s = self.0.lock();
+        s.struck && matches!(s.fault, Some(Fault::Kill(_)))
+    }
+
     /// Another file that is the same now.
     pub fn fork(&self) -> Faulty {
         Faulty(Arc::new(Mutex::new(self.0.lock().clone())))

@@ -5,6 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use rustix::io::Errno;
 
 use super::Backing;
+use super::flush::Flush;
 use super::gate::IoGuard;
 use crate::block::StoreOffset;
 use crate::errno::Result;
@@ -14,6 +15,7 @@ use crate::errno::Result;
 #[must_use = "the I/O has ended when this is dropped"]
 pub struct Io<'a> {
     pub(super) backing: &'a dyn Backing,
+    pub(super) flush: &'a Flush,
     pub(super) _guard: IoGuard<'a>,
 }
 
@@ -49,7 +51,17 @@ impl Io<'_> {
     ///
     /// # Errors
     /// As [`Io::write_at`]. `EIO` when the host takes no bytes without saying why.
-    pub fn write_vectored_at(
+    pub fn write_vectored_at(&self, offset: StoreOffset, data: &mut [IoSlice<'_>]) -> Result<()> {
+        let written = self.write_frame_at(offset, data);
+        self.flush.note_write();
+        written
+    }
+
+    /// [`Io::write_vectored_at`] of what no sync point counts on: a frame of the journal vouches for itself.
+    ///
+    /// # Errors
+    /// As [`Io::write_vectored_at`].
+    pub(crate) fn write_frame_at(
         &self,
         offset: StoreOffset,
         mut data: &mut [IoSlice<'_>],

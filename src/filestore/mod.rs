@@ -32,7 +32,7 @@ use rustix::io::Errno;
 
 use crate::block::{BLOCK_SIZE, StoreBlock, StoreOffset, blocks_for};
 use crate::errno::Result;
-use crate::sys::map::Window;
+use crate::sys::map::{Flusher, Window};
 
 pub use allocator::{Extents, MAX_BLOCKS};
 pub use backing::{Backing, HostFile};
@@ -142,7 +142,8 @@ impl Filestore {
     /// written under the lock that was held when the map was asked, or in a gate that was entered under that lock.
     /// Take no lock, and call no other method of the filestore, before the guard is dropped.
     pub fn gate(&self) -> Io<'_> {
-        Io { backing: &*self.shared.backing, _guard: self.shared.gate.enter() }
+        let Shared { backing, gate, flush, .. } = &*self.shared;
+        Io { backing: &**backing, flush, _guard: gate.enter() }
     }
 
     /// The first byte of `range` that the host keeps data for (or none): space that was reserved and not yet
@@ -234,23 +235,62 @@ impl Filestore {
         self.shared.space.lock().take(e)
     }
 
-    /// Makes durable all that was written and appended before the call: one `fdatasync`, shared
-    /// with others who call meanwhile. Takes no lock for the duration. Returns at once without
-    /// [`Options::durable`].
+    /// Runs `sync`, or waits for the call of another that began after this one did. The caller is not in the gate.
+    ///
+    /// # Errors
+    /// Those of `sync`.
+    pub(crate) fn share_sync(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.shared.share_sync(sync)
+    }
+
+    /// Puts all that was written before the call on stable storage: one `fdatasync`. Takes no lock. Returns at once
+    /// without [`Options::durable`].
     ///
     /// # Errors
     /// What the host says, and from then on `EIO`: the kernel drops what it failed to write.
-    pub fn sync(&self) -> Result<()> {
-        if !self.shared.durable {
-            return Ok(());
-        }
-        self.shared.sync()
+    pub(crate) fn flush(&self) -> Result<()> {
+        if self.shared.durable { self.shared.flush() } else { Ok(()) }
     }
 
-    /// A sync point was appended to the journal: blocks freed before become reusable once the next
-    /// [`Filestore::sync`] has ended.
-    pub(crate) fn advance_epoch(&self) {
-        self.shared.space.lock().advance_epoch();
+    /// [`Filestore::flush`] also without [`Options::durable`].
+    ///
+    /// # Errors
+    /// As [`Filestore::flush`].
+    pub(crate) fn flush_always(&self) -> Result<()> {
+        self.shared.flush()
+    }
+
+    /// [`Filestore::flush`], unless no data were written since the last one began. False where nothing was done.
+    ///
+    /// # Errors
+    /// As [`Filestore::flush`].
+    pub(crate) fn flush_data(&self) -> Result<bool> {
+        if self.shared.durable { self.shared.flush_data() } else { Ok(false) }
+    }
+
+    /// Puts `len` bytes from `at` of a window on stable storage. Takes no lock.
+    ///
+    /// # Errors
+    /// As [`Filestore::flush`].
+    pub(crate) fn flush_window(&self, window: &Flusher, at: usize, len: usize) -> Result<()> {
+        if self.shared.durable { self.shared.flush_window(window, at, len) } else { Ok(()) }
+    }
+
+    /// Whether a flush has failed: nothing that was written since the one before can be relied on.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.flush.has_failed()
+    }
+
+    /// All that was journalled before `epoch` began is on stable storage, and so are the data that it counts on: blocks
+    /// freed before can be used again.
+    pub(crate) fn synced(&self, epoch: u64) {
+        self.shared.synced(epoch);
+    }
+
+    /// A sync begins here in the journal: blocks freed before become reusable once [`Filestore::synced`] tells that
+    /// the epoch that begins now was reached. Returns that epoch.
+    pub(crate) fn advance_epoch(&self) -> u64 {
+        self.shared.space.lock().advance_epoch()
     }
 
     /// Changes the limit; what is used beyond it stays.

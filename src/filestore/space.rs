@@ -188,12 +188,13 @@ impl Space {
         }
     }
 
-    /// A sync point was appended: what is allocated from now on is young.
-    pub(super) fn advance_epoch(&mut self) {
+    /// A state that recovery may go back to is here: what is allocated from now on is young. The new epoch.
+    pub(super) fn advance_epoch(&mut self) -> u64 {
         self.epoch += 1;
         if let Some(young) = &mut self.young {
             young.clear();
         }
+        self.epoch
     }
 
     /// All that was appended before `epoch` began is on stable storage. True when something became ready.

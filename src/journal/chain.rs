@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::record::Record;
-use super::segment::{Kind, Segment, blocks_for, frame_size};
+use super::segment::{Kind, Position, SYNC_POINT, Segment, blocks_for, frame_size};
 use crate::block::BLOCK_SIZE;
 use crate::errno::Result;
 use crate::filestore::{Extent, Filestore};
@@ -70,7 +70,7 @@ pub(super) struct Chain {
     pub(super) bytes: u64,
     /// Frames of records.
     pub(super) frames: u64,
-    /// Nothing follows the last sync point.
+    /// The last frame is a sync point that counts all before it.
     pub(super) at_sync_point: bool,
 }
 
@@ -114,20 +114,24 @@ impl Chain {
         Ok(())
     }
 
-    /// Appends a sync point, unless the last frame is one.
+    /// Appends a sync point that counts what lies before `position`, unless the journal ends with one that counts all.
     ///
     /// # Errors
     /// As [`Segment::put`].
-    pub(super) fn put_sync_point(&mut self) -> Result<()> {
+    pub(super) fn put_sync_point(&mut self, position: Position) -> Result<()> {
         self.open.remove_remains(&self.store)?;
         if self.at_sync_point {
             return Ok(());
         }
-        let mut payload = Vec::with_capacity(1);
+        let counts_all = position == self.open.position();
+        let mut payload = Vec::with_capacity(SYNC_POINT);
         Record::SyncPoint.encode(&mut payload);
+        if !counts_all {
+            position.encode(&mut payload);
+        }
         self.open.put(&self.store, Kind::SyncPoint, &payload)?;
         self.bytes += frame_size(payload.len()) as u64;
-        self.at_sync_point = true;
+        self.at_sync_point = counts_all;
         Ok(())
     }
 

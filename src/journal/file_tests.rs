@@ -167,8 +167,8 @@ fn the_hook_is_asked_when_old_blocks_wait() {
     store.set_sync_hook(Box::new(move || {
         count.fetch_add(1, Ordering::SeqCst);
         weak.upgrade().is_some_and(|store| {
-            store.advance_epoch();
-            store.sync().is_ok()
+            let epoch = store.advance_epoch();
+            store.flush().map(|()| store.synced(epoch)).is_ok()
         })
     }));
     store.free(e);
@@ -181,11 +181,11 @@ fn a_failed_flush_is_not_forgotten() {
     let file = Faulty::default();
     let store =
         Filestore::new(Box::new(file.clone()), Options { durable: true, block_limit: None });
-    store.sync().unwrap();
+    store.flush().unwrap();
     file.set_fault(Some(faulty::Fault::Once(file.calls(), Errno::IO)));
-    assert_eq!(store.sync(), Err(Errno::IO));
+    assert_eq!(store.flush(), Err(Errno::IO));
     assert_eq!(
-        store.sync(),
+        store.flush(),
         Err(Errno::IO),
         "what was dropped is not there the second time either"
     );
@@ -199,7 +199,7 @@ fn concurrent_syncs_share_flushes() {
     file.set_sync_time(Duration::from_millis(2));
     std::thread::scope(|s| {
         for _ in 0..8 {
-            s.spawn(|| (0..25).for_each(|_| store.sync().unwrap()));
+            s.spawn(|| (0..25).for_each(|_| store.share_sync(|| store.flush()).unwrap()));
         }
     });
     // Eight callers share a flush and the next one; a flush for each call would be 200.

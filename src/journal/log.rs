@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use rustix::io::Errno;
 
 use super::chain::{Chain, Reserved, SMALLEST};
-use super::segment::{MAX_PAYLOAD, blocks_for};
+use super::segment::{MAX_PAYLOAD, Position, blocks_for};
 use super::superblock::Superblock;
 use crate::block::StoreBlock;
 use crate::errno::Result;
@@ -37,11 +37,11 @@ pub struct Stats {
 }
 
 #[derive(Debug)]
-struct Journal {
-    superblock: Superblock,
-    chain: Chain,
+pub(super) struct Journal {
+    pub(super) superblock: Superblock,
+    pub(super) chain: Chain,
     /// Kept for appends that free space.
-    spare: Option<Reserved>,
+    pub(super) spare: Option<Reserved>,
     checkpoint_bytes: u64,
     /// Alive while a checkpoint has been switched to and not committed.
     switched: Weak<()>,
@@ -54,8 +54,8 @@ struct Journal {
 /// Dropping it is like being killed: the journal is whole, but not marked clean.
 #[derive(Debug)]
 pub struct Log {
-    store: Arc<Filestore>,
-    journal: Option<Journal>,
+    pub(super) store: Arc<Filestore>,
+    pub(super) journal: Option<Journal>,
 }
 
 /// A compact image of the tree in the making, as frames of records in segments of its own. Dropped,
@@ -123,34 +123,6 @@ impl Log {
             journal.grow(payload.len(), urgency)?;
         }
         journal.chain.put_records(payload)
-    }
-
-    /// Appends a sync point. With [`Filestore::sync`] after it (which needs no lock), all that was
-    /// appended and written before is durable.
-    ///
-    /// # Errors
-    /// As [`Log::append`].
-    pub fn sync_point(&mut self) -> Result<()> {
-        if let Some(journal) = &mut self.journal {
-            if !journal.chain.at_sync_point && !journal.chain.open.fits(1) {
-                journal.grow(1, Urgency::Freeing)?;
-            }
-            journal.chain.put_sync_point()?;
-        }
-        self.store.advance_epoch();
-        Ok(())
-    }
-
-    /// Makes all freed blocks free: sync point, flush, reclaim. For another try after `ENOSPC` from
-    /// the host. Slow; the caller is not in the I/O gate.
-    ///
-    /// # Errors
-    /// As [`Log::sync_point`] and [`Filestore::sync`].
-    pub fn squeeze(&mut self) -> Result<()> {
-        self.sync_point()?;
-        self.store.sync()?;
-        self.store.reclaim_now();
-        Ok(())
     }
 
     /// How large the history is.
@@ -252,25 +224,6 @@ impl Log {
         let pending = self.switch(writer)?;
         self.commit(pending)
     }
-
-    /// Ends the log in order: everything durable where that was promised, freed blocks given back,
-    /// the filestore's reclaimer ended, the superblock marked clean.
-    ///
-    /// # Errors
-    /// What the host says; the journal is whole in any case.
-    pub fn close(mut self) -> Result<()> {
-        self.sync_point()?;
-        self.store.sync()?;
-        let Some(mut journal) = self.journal.take() else {
-            self.store.shutdown();
-            return Ok(());
-        };
-        journal.spare = None;
-        self.store.shutdown();
-        journal.superblock.clean = true;
-        journal.superblock.write(&self.store)?;
-        self.store.sync()
-    }
 }
 
 impl Journal {
@@ -327,10 +280,12 @@ impl Journal {
         if let Some(spare) = self.spare.take_if(|s| s.blocks() >= blocks_for(payload)) {
             return Ok(spare);
         }
-        self.chain.put_sync_point()?;
-        let store = &self.chain.store;
-        store.advance_epoch();
-        store.sync()?;
+        let store = Arc::clone(&self.chain.store);
+        let epoch = store.advance_epoch();
+        store.flush_data()?;
+        self.chain.put_sync_point(self.chain.open.position())?;
+        store.flush()?;
+        store.synced(epoch);
         store.reclaim_now();
         self.reserve_next(payload, true)
     }
@@ -341,16 +296,24 @@ impl Journal {
         let sequence = image.sequence().max(self.chain.sequence()) + 1;
         let tail =
             Reserved::new(&store, SMALLEST, true)?.into_segment(&self.chain.uuid, sequence)?;
-        // The image's end first: the journal's link is what makes the tail reachable.
+        // The image's end first: the journal's link is what makes the tail reachable. Before the image comes in force,
+        // everything is flushed that its sync point counts on. The old journal gets none: it may be in force without.
         let ended = image
-            .put_sync_point()
-            .and_then(|()| image.open.put_link(&store, &tail))
-            .and_then(|()| self.chain.put_sync_point());
+            .put_sync_point(image.open.position())
+            .and_then(|()| image.open.put_link(&store, &tail));
         if let Err(err) = ended {
             store.free_unreferenced(tail.extent());
             return Err(err);
         }
         self.chain.extend(tail)
+    }
+
+    /// Appends a sync point that counts what lies before `position`, unless the journal ends with one that counts all.
+    pub(super) fn put_sync_point(&mut self, position: Position) -> Result<()> {
+        if !self.chain.at_sync_point && !self.chain.open.fits_sync_point() {
+            self.grow(0, Urgency::Freeing)?;
+        }
+        self.chain.put_sync_point(position)
     }
 
     fn switch(&mut self, mut writer: CheckpointWriter) -> Result<PendingCheckpoint> {
@@ -435,9 +398,9 @@ impl PendingCheckpoint {
     /// Makes the image durable, so that [`Log::commit`] need not. Takes no lock.
     ///
     /// # Errors
-    /// As [`Filestore::sync`].
+    /// As [`Filestore::flush`].
     pub fn sync(&mut self) -> Result<()> {
-        self.store.sync()?;
+        self.store.flush()?;
         self.synced = true;
         Ok(())
     }

@@ -16,6 +16,7 @@ pub mod record;
 mod replay;
 mod segment;
 mod superblock;
+mod sync;
 #[cfg(test)]
 mod tests;
 

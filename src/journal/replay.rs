@@ -11,7 +11,7 @@ use super::Result;
 use super::chain::{Chain, SMALLEST};
 use super::log::Log;
 use super::random;
-use super::segment::{self, HEADER, Header, Kind, Link, Segment, frame_at, frame_size};
+use super::segment::{self, HEADER, Header, Kind, Link, Position, Segment, frame_at, frame_size};
 use super::superblock::{self, Superblock};
 use crate::block::{BLOCK_SIZE, StoreBlock, StoreOffset, blocks_for};
 use crate::config::Medium;
@@ -252,6 +252,8 @@ struct Scan {
     segments: Vec<Header>,
     end: Place,
     last_sync: Place,
+    /// Ends of frames since `last_sync`, which a sync point may count to.
+    since: Vec<Place>,
     torn: bool,
 }
 
@@ -263,7 +265,13 @@ impl Scan {
             return Ok(None);
         };
         let start = Place { pos: HEADER, ..Place::default() };
-        let mut scan = Scan { segments: vec![head], end: start, last_sync: start, torn: false };
+        let mut scan = Scan {
+            segments: vec![head],
+            end: start,
+            last_sync: start,
+            since: Vec::new(),
+            torn: false,
+        };
         let mut next = scan.segment(store, &head)?;
         while let Some(link) = next {
             let last = scan.segments[scan.end.segment].sequence;
@@ -276,6 +284,7 @@ impl Scan {
             scan.segments.push(header);
             scan.end.segment += 1;
             scan.end.pos = HEADER;
+            scan.since.push(scan.end);
             next = scan.segment(store, &header)?;
         }
         Ok(Some(scan))
@@ -285,6 +294,25 @@ impl Scan {
     fn is_apart(&self, e: Extent) -> bool {
         e.start >= superblock::END
             && self.segments.iter().all(|h| h.extent.end() <= e.start || e.end() <= h.extent.start)
+    }
+
+    /// All before `place` was durable.
+    fn count_to(&mut self, place: Place) {
+        self.last_sync = place;
+        self.since.clear();
+    }
+
+    /// The same of a position, which was passed since the last sync point; else it says nothing new: it is of a
+    /// journal that an image replaced.
+    fn count_to_position(&mut self, position: Position) {
+        let segments = &self.segments;
+        let found = self.since.iter().rposition(|place| {
+            place.pos == position.pos && segments[place.segment].sequence == position.sequence
+        });
+        if let Some(found) = found {
+            self.last_sync = self.since[found];
+            self.since.drain(..=found);
+        }
     }
 
     /// Goes over the frames of the last segment; the link it ends with.
@@ -297,10 +325,14 @@ impl Scan {
             self.end.pos = next;
             self.end.bytes += frame_size(payload.len()) as u64;
             self.end.frames += u64::from(kind == Kind::Records);
-            self.end.at_sync_point = kind == Kind::SyncPoint;
-            if kind == Kind::SyncPoint {
-                self.last_sync = self.end;
+            let position = Position::of_sync_point(payload);
+            self.end.at_sync_point = kind == Kind::SyncPoint && position.is_none();
+            match (kind, position) {
+                (Kind::SyncPoint, None) => self.count_to(self.end),
+                (Kind::SyncPoint, Some(position)) => self.count_to_position(position),
+                _ => {}
             }
+            self.since.push(self.end);
         }
         self.torn = bytes.get(self.end.pos..).is_some_and(|rest| rest.iter().any(|b| *b != 0));
         Ok(None)
@@ -392,6 +424,8 @@ impl Replayed {
         superblock.volatile = !store.durable();
         superblock.boot = boot;
         superblock.write(&store)?;
+        // Should the host crash, it must not look as if the last mount had ended in order.
+        store.flush_always()?;
 
         let mut chain = Chain::new(&store, superblock.uuid, open);
         chain.closed = segments.iter().map(|h| h.extent).collect();
@@ -401,8 +435,8 @@ impl Replayed {
         // A crash of the host would go back to the last sync point: what was freed after it must not
         // be punched or used again before there is another one on stable storage.
         if store.durable() && !chain.at_sync_point {
-            chain.put_sync_point()?;
-            store.sync()?;
+            chain.put_sync_point(chain.open.position())?;
+            store.flush()?;
         }
         store.go_live();
         if !recovery.was_clean || recovery.cut() {
@@ -424,7 +458,7 @@ fn clear_tail(store: &Filestore, header: &Header, pos: usize) -> Result<()> {
     };
     let dirty = rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
     store.gate().write_at(header.extent.start.offset() + pos as u64, &vec![0; dirty])?;
-    store.sync()
+    store.flush()
 }
 
 /// The most memory that reading a journal takes at a time.

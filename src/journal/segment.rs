@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::block::{BLOCK_SIZE, StoreBlock};
 use crate::errno::Result;
 use crate::filestore::{Extent, Filestore, MAX_BLOCKS};
-use crate::sys::map::Window;
+use crate::sys::map::{Flusher, Window};
 
 pub(super) const HEADER: usize = 64;
 const FRAME_HEADER: usize = 8;
@@ -24,8 +24,10 @@ pub const MAX_PAYLOAD: usize = 1 << 24;
 const LINK: usize = 24;
 /// Bytes kept free at a segment's end for the link to the next one.
 const LINK_ROOM: usize = FRAME_HEADER + LINK;
-/// And for a sync point before it.
-pub(super) const TAIL_ROOM: usize = LINK_ROOM + frame_size(1);
+/// Most bytes of a sync point's payload: its tag and a position.
+pub(super) const SYNC_POINT: usize = 1 + 16;
+/// Bytes kept free for a link and a sync point before it.
+pub(super) const TAIL_ROOM: usize = LINK_ROOM + frame_size(SYNC_POINT);
 /// Most blocks of a segment: one frame of the largest payload.
 pub(super) const MAX_SEGMENT: u64 = blocks_for(MAX_PAYLOAD);
 
@@ -65,6 +67,29 @@ pub(super) struct Header {
     pub(super) extent: Extent,
     pub(super) sequence: u64,
     pub(super) seed: u64,
+}
+
+/// A place between two frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The segment's number.
+    pub(super) sequence: u64,
+    /// Bytes into the segment.
+    pub(super) pos: usize,
+}
+
+impl Position {
+    pub(super) fn encode(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.extend_from_slice(&(self.pos as u64).to_le_bytes());
+    }
+
+    /// Of a sync point's payload; `None` where it counts all that precedes it, or is none of this version.
+    pub(super) fn of_sync_point(payload: &[u8]) -> Option<Position> {
+        let position = payload.get(1..).filter(|_| payload.len() == SYNC_POINT)?;
+        let pos = usize::try_from(u64_at(position, 8)).ok()?;
+        Some(Position { sequence: u64_at(position, 0), pos })
+    }
 }
 
 /// What points to a segment.
@@ -203,6 +228,22 @@ impl Segment {
         &self.header
     }
 
+    /// Where the next frame goes.
+    pub(super) fn position(&self) -> Position {
+        Position { sequence: self.header.sequence, pos: self.pos }
+    }
+
+    /// What flushes all that was appended since `position`; `None` where that is not in this segment's window.
+    pub(super) fn window_since(&self, position: Position) -> Option<(Flusher, usize, usize)> {
+        let window = self.window.as_ref().filter(|_| position.sequence == self.header.sequence)?;
+        Some((window.flusher(), position.pos, self.pos.checked_sub(position.pos)?))
+    }
+
+    /// Whether a sync point fits before the room kept for a link.
+    pub(super) fn fits_sync_point(&self) -> bool {
+        self.pos + frame_size(SYNC_POINT) + LINK_ROOM <= self.size
+    }
+
     /// Whether a frame of this payload fits before the room kept for a sync point and a link.
     pub(super) fn fits(&self, payload: usize) -> bool {
         self.pos + frame_size(payload) + TAIL_ROOM <= self.size
@@ -215,7 +256,7 @@ impl Segment {
             return if whole { Ok(()) } else { Err(Errno::FBIG) };
         }
         let offset = self.header.extent.start.offset() + at as u64;
-        store.gate().write_vectored_at(offset, &mut [IoSlice::new(head), IoSlice::new(payload)])
+        store.gate().write_frame_at(offset, &mut [IoSlice::new(head), IoSlice::new(payload)])
     }
 
     /// Appends a frame.

@@ -144,8 +144,7 @@ fn stale_frames_behind_a_cut_never_count() {
     let file = formatted();
     let (store, mut log1) = log(&file, true, 1).unwrap();
     append_all(&mut log1, 0..5).unwrap();
-    log1.sync_point().unwrap();
-    store.sync().unwrap();
+    log1.sync().unwrap();
     for n in 5..9 {
         log1.append(&[n; 40], Urgency::Normal).unwrap();
     }
@@ -164,8 +163,7 @@ fn after_a_host_crash_only_synced_frames_count() {
     let (store, mut log1) = log(&file, true, 1).unwrap();
     append_all(&mut log1, 0..700).unwrap();
     assert_eq!(expect(&file, 2, 0).cut_frames, 700);
-    log1.sync_point().unwrap();
-    store.sync().unwrap();
+    log1.sync().unwrap();
     append_all(&mut log1, 700..1200).unwrap();
     drop((store, log1));
     let recovery = expect(&file, 2, 700);
@@ -276,25 +274,36 @@ impl Session {
             put(&mut log, &mut tree, key, n)?;
             match rng.below(24) {
                 0 => {
-                    log.sync_point()?;
-                    store.sync()?;
+                    log.sync()?;
                     self.synced = self.states.len() - 1;
                 }
                 1 => {
                     log.checkpoint(|w| write_tree(&tree, w))?;
+                    log.sync()?;
                     self.synced = self.states.len() - 1;
                 }
                 2 => {
                     let mut writer = log.begin_checkpoint()?;
                     write_tree(&tree, &mut writer)?;
                     let mut pending = log.switch(writer)?;
-                    let durable = self.states.len() - 1;
                     let mut next = tree.clone();
                     next.insert(3, n);
                     self.states.push(next);
                     put(&mut log, &mut tree, 3, n)?;
                     pending.sync()?;
+                    // The superblock is flushed by the next sync only.
                     log.commit(pending)?;
+                }
+                4 => {
+                    // Records come while the data are flushed: they do not count.
+                    let begun = log.begin_sync();
+                    let durable = self.states.len() - 1;
+                    let flushed = store.flush_data()?;
+                    let mut next = tree.clone();
+                    next.insert(5, n);
+                    self.states.push(next);
+                    put(&mut log, &mut tree, 5, n)?;
+                    log.end_sync(begun)?.flush(flushed)?;
                     self.synced = durable;
                 }
                 3 => store.reclaim_now(),
@@ -435,18 +444,17 @@ fn old_blocks_wait_for_a_sync_and_young_ones_do_not() {
     let file = formatted();
     let (store, mut log1) = log(&file, true, 1).unwrap();
     let old = store.alloc(10, None).unwrap()[0];
-    log1.sync_point().unwrap();
+    let begun = log1.begin_sync();
     let young = store.alloc(5, None).unwrap()[0];
     store.free(old);
     store.free(young);
     store.reclaim_now();
     assert_eq!(store.pending_old_blocks(), 10);
     assert_eq!(store.usage().unwrap().pending, 10);
-    store.sync().unwrap();
+    log1.end_sync(begun).unwrap().flush(false).unwrap();
     store.reclaim_now();
-    assert_eq!(store.pending_old_blocks(), 10, "the free came after the sync point");
-    log1.sync_point().unwrap();
-    store.sync().unwrap();
+    assert_eq!(store.pending_old_blocks(), 10, "the free came after the sync had begun");
+    log1.sync().unwrap();
     store.reclaim_now();
     assert_eq!(store.usage().unwrap().pending, 0);
 }

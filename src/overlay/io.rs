@@ -156,6 +156,12 @@ impl Overlay {
         if touched { self.syncfs() } else { Ok(()) }
     }
 
+    /// Whether the upper has the inode: [`Overlay::fsync`] does something then.
+    #[cfg(test)]
+    pub(crate) fn is_in_upper(&self, ino: InodeNo) -> bool {
+        self.state.read().tree.contains(ino)
+    }
+
     /// [`Overlay::fsync`] of a directory.
     ///
     /// # Errors
@@ -172,8 +178,7 @@ impl Overlay {
         if self.durability == Durability::Volatile || self.read_only {
             return Ok(());
         }
-        self.sync_point()?;
-        self.store.sync()
+        self.sync()
     }
 }
 

@@ -159,7 +159,7 @@ impl Overlay {
         };
         let Some(mut log) = log else { return Ok(()) };
         tracing::warn!("shut down: nothing works until this is mounted anew");
-        if let Err(err) = log.sync_point().and_then(|()| self.store.sync()) {
+        if let Err(err) = log.sync() {
             tracing::error!(%err, "cannot sync the filestore");
         }
         Ok(())

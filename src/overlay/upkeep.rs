@@ -89,18 +89,40 @@ impl Overlay {
         }
     }
 
-    /// Appends a sync point, unless the journal ends with one. Begins an epoch in any case: what a
-    /// checkpoint's commit freed waits for one, though nothing was journalled since.
-    pub(super) fn sync_point(&self) -> Result<()> {
-        let mut st = self.state.write();
-        st.log.as_mut().ok_or(Errno::IO)?.sync_point()?;
-        st.unsynced_since = None;
-        Ok(())
+    /// Makes durable all that was acknowledged before the call; shared with others who call meanwhile. Blocks freed
+    /// before become reusable, also where nothing was journalled since the last one. Holds the state lock for a
+    /// copy in memory, twice.
+    ///
+    /// # Errors
+    /// `EIO` after the end of the mount or a flush that failed, what the host says, and `ENOSPC` where the journal cannot grow.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.store
+            .share_sync(|| {
+                let mark = {
+                    let mut st = self.state.write();
+                    st.unsynced_since = None;
+                    st.log.as_mut().ok_or(Errno::IO)?.begin_sync()
+                };
+                let data_flushed = self.store.flush_data()?;
+                let end = self.state.write().log.as_mut().ok_or(Errno::IO)?.end_sync(mark)?;
+                end.flush(data_flushed)
+            })
+            .inspect_err(|err| self.end_changes_after_failed_flush(*err))
+    }
+
+    /// What the host failed to write is lost, and it does not say so twice.
+    fn end_changes_after_failed_flush(&self, err: Errno) {
+        if self.store.has_failed() {
+            self.fail_read_only(&format!("the filestore could not be flushed: {err}"));
+        }
     }
 
     fn sync_or_log(&self) -> bool {
-        if let Err(err) = self.sync_point().and_then(|()| self.store.sync()) {
-            tracing::error!(%err, "cannot sync the filestore");
+        match self.sync() {
+            Err(err) if !self.store.has_failed() => {
+                tracing::error!(%err, "cannot sync the filestore");
+            }
+            _ => {}
         }
         true
     }
@@ -131,7 +153,7 @@ impl Overlay {
 
     /// Gives back what many frees of the last moment left, so that a checkpoint finds room ahead.
     pub(super) fn settle(&self) {
-        let much = self.store.pending_blocks() > MUCH_PENDING;
+        let much = !self.store.has_failed() && self.store.pending_blocks() > MUCH_PENDING;
         if let Some(log) = self.state.write().log.as_mut().filter(|_| much) {
             if let Err(err) = log.squeeze() {
                 tracing::warn!(%err, "cannot give freed blocks back");
@@ -149,6 +171,9 @@ impl Overlay {
     /// nothing happens, by a tenth. Then also where it holds much room for more, or alone keeps a
     /// mostly empty file long.
     fn checkpoint_if_due(&self, idle: bool) -> Result<()> {
+        if self.store.has_failed() {
+            return Ok(());
+        }
         let due = {
             let st = self.state.read();
             let Some(log) = st.log.as_ref().filter(|log| log.is_kept()) else { return Ok(()) };
@@ -179,7 +204,7 @@ impl Overlay {
             st.tree.snapshot(&mut |records| writer.write(records))?;
             log.switch(writer)?
         };
-        pending.sync()?;
+        pending.sync().inspect_err(|err| self.end_changes_after_failed_flush(*err))?;
         let mut st = self.state.write();
         match st.log.as_mut() {
             Some(log) => log.commit(pending)?,

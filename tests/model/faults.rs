@@ -1,18 +1,22 @@
-//! The same operations over a host file that fails or dies: at every call, one after the other, and at
+//! The same operations over a host file that fails, dies or loses power: at every call, one after the other, and at
 //! random. `OVERCOAT_FAULT_CASES` sets how many sequences are tried.
 
 use super::harness::{Harness, Host, Verdict};
 use super::lowers::{self, Layer};
 use super::op::{self, At, Make, Op};
 use super::reference::Reference;
+use crate::attr::{Caller, InodeNo};
 use crate::config::{Config, Durability, FILESTORE_NAME, IdMap, Medium};
 use crate::errno::Errno;
 use crate::filestore::faulty::{Fault, Faulty, Rng};
 use crate::journal::testing::formatted;
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, Writer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestCaseError};
 use std::sync::Arc;
+
+/// Outcomes of one power cut that are looked at.
+const CUTS: usize = 8;
 
 /// What a sequence runs on: layers on the host, and a filestore that only exists here.
 struct Ground {
@@ -61,7 +65,13 @@ impl Failing {
 }
 
 impl Host for Failing {
+    /// A failed mount must not have broken anything: the next one works.
     fn open(&mut self) -> Verdict<Arc<Overlay>> {
+        let opened = self.overlay();
+        if opened.is_ok() || !self.file.has_struck() || self.file.is_dead() {
+            return opened;
+        }
+        self.file.set_fault(None);
         self.overlay()
     }
 
@@ -72,42 +82,99 @@ impl Host for Failing {
         if let Some(file) = killed {
             self.file = file;
         }
-        self.file.set_fault(None);
+        if self.file.has_struck() && !self.file.is_dead() {
+            self.file.set_fault(None);
+        }
         Ok(())
     }
 
     fn tolerates(&self, err: Errno) -> bool {
         self.file.has_struck() && [Errno::IO, Errno::NOSPC, Errno::ROFS].contains(&err)
     }
+
+    fn is_alive(&self) -> bool {
+        !self.file.is_dead()
+    }
+}
+
+/// What happened to a sequence, for those who ask later what a power cut may leave.
+#[derive(Default)]
+struct History {
+    /// The reference before the first operation and after each.
+    states: Vec<Reference>,
+    /// The state that the last sync made durable.
+    durable: usize,
 }
 
 /// Runs `ops` with `fault`; the filestore's calls by then, and its reads.
-fn run(ground: &Ground, ops: &[Op], fault: Option<Fault>) -> Verdict<(u64, u64)> {
+fn run(ground: &Ground, ops: &[Op], fault: Option<Fault>, seed: u64) -> Verdict<(u64, u64)> {
     let file = formatted();
     file.set_fault(fault);
     let host = Failing { config: ground.config.clone(), file: file.clone(), boot: 1 };
+    let mut rng = Rng::new(seed);
+    let mut history = History { states: vec![ground.model.clone()], durable: 0 };
     let mut harness = match Harness::new(host, ground.model.clone()) {
-        // It must not have broken anything.
-        Err(_) if file.has_struck() => {
-            file.set_fault(None);
-            let host = Failing { config: ground.config.clone(), file: file.clone(), boot: 1 };
-            Harness::new(host, ground.model.clone())?
+        Err(_) if file.is_dead() => {
+            return lose_power_often(ground, &file, &history, &mut rng).map(|()| (0, 0));
         }
         harness => harness?,
     };
     for (n, op) in ops.iter().enumerate() {
-        harness.apply(op).map_err(|err| format!("operation {n} {op:?}: {err}"))?;
+        let done = harness.apply(op);
+        if harness.host.file.is_dead() {
+            history.states.extend([harness.model.clone(), harness.after.clone()]);
+            return lose_power_often(ground, &harness.host.file, &history, &mut rng)
+                .map_err(|err| format!("power cut in operation {n} {op:?}: {err}"))
+                .map(|()| (0, 0));
+        }
+        done.map_err(|err| format!("operation {n} {op:?}: {err}"))?;
+        history.states.push(harness.model.clone());
+        if harness.made_durable() {
+            history.durable = history.states.len() - 1;
+        }
+        let cut = rng.below(8) == 0 || n + 1 == ops.len();
+        if cut {
+            lose_power(ground, &harness.host.file, &history, &mut rng)
+                .map_err(|err| format!("after operation {n} {op:?}: power cut: {err}"))?;
+        }
     }
-    let counts = (file.calls(), file.reads());
+    let counts = (harness.host.file.calls(), harness.host.file.reads());
     harness.compare().map_err(|err| format!("at the end: {err}"))?;
     harness.remount(true).map_err(|err| format!("killed: {err}"))?;
     harness.remount(false).map_err(|err| format!("ended in order: {err}"))?;
     Ok(counts)
 }
 
+/// Several outcomes of a power cut in the middle of a call.
+fn lose_power_often(ground: &Ground, file: &Faulty, history: &History, rng: &mut Rng) -> Verdict {
+    (0..CUTS).try_for_each(|_| lose_power(ground, file, history, rng))
+}
+
+/// Opens what a power cut would leave now: it must be a state that was, not before the last one made durable.
+fn lose_power(ground: &Ground, file: &Faulty, history: &History, rng: &mut Rng) -> Verdict {
+    let host = Failing { config: ground.config.clone(), file: file.after_power_cut(rng), boot: 2 };
+    let overlay = host.overlay()?;
+    let later = &history.states[history.durable..];
+    let mut reasons = Vec::new();
+    for n in (0..later.len()).rev() {
+        let (host, model) = (Failing { ..host.again() }, later[n].clone());
+        match Harness::over(host, overlay.clone(), model).compare_after_cut(&later[n..]) {
+            Ok(()) => return Ok(()),
+            Err(err) => reasons.push(format!("{}: {err}", history.durable + n)),
+        }
+    }
+    Err(format!("no state that was, from {} on: {}", history.durable, reasons.join("; ")))
+}
+
+impl Failing {
+    fn again(&self) -> Failing {
+        Failing { config: self.config.clone(), file: self.file.clone(), boot: self.boot }
+    }
+}
+
 /// Every fault at every call that `ops` make.
-fn at_every_call(ground: &Ground, ops: &[Op]) -> Verdict {
-    let (calls, reads) = run(ground, ops, None)?;
+fn at_every_call(ground: &Ground, ops: &[Op], seed: u64) -> Verdict {
+    let (calls, reads) = run(ground, ops, None, seed)?;
     let faults = (0..calls)
         .flat_map(|n| {
             [
@@ -118,11 +185,12 @@ fn at_every_call(ground: &Ground, ops: &[Op]) -> Verdict {
                 Fault::Late(n, Errno::IO),
                 Fault::Short(n),
                 Fault::ShortThen(n, Errno::NOSPC),
+                Fault::Kill(n),
             ]
         })
         .chain((0..reads).map(|n| Fault::Read(n, Errno::IO)));
     for fault in faults {
-        run(ground, ops, Some(fault)).map_err(|err| format!("{fault:?}: {err}"))?;
+        run(ground, ops, Some(fault), seed).map_err(|err| format!("{fault:?}: {err}"))?;
     }
     Ok(())
 }
@@ -141,11 +209,12 @@ proptest! {
     #![proptest_config(thorough(cases(2)))]
 
     #[test]
-    fn any_call_may_fail(
+    fn any_call_may_fail_and_power_may_go_at_any_moment(
         layers in proptest::collection::vec(lowers::steps(), 2..4),
         ops in proptest::collection::vec(op::op(), 1..14),
+        seed in any::<u64>(),
     ) {
-        at_every_call(&Ground::new(&layers), &ops).map_err(TestCaseError::fail)?;
+        at_every_call(&Ground::new(&layers), &ops, seed).map_err(TestCaseError::fail)?;
     }
 }
 
@@ -153,16 +222,23 @@ proptest! {
     #![proptest_config(thorough(cases(20)))]
 
     #[test]
-    fn a_random_call_may_fail(
+    fn a_random_call_may_fail_and_power_may_go_at_any_moment(
         layers in proptest::collection::vec(lowers::steps(), 2..4),
         ops in proptest::collection::vec(op::op(), 1..80),
         seed in any::<u64>(),
     ) {
         let ground = Ground::new(&layers);
-        let (calls, _) = run(&ground, &ops, None).map_err(TestCaseError::fail)?;
+        let (calls, _) = run(&ground, &ops, None, seed).map_err(TestCaseError::fail)?;
         let n = Rng::new(seed).below(calls);
-        for fault in [Fault::From(n, Errno::IO), Fault::ShortThen(n, Errno::NOSPC), Fault::Late(n, Errno::IO)] {
-            run(&ground, &ops, Some(fault))
+        let faults = [
+            Fault::From(n, Errno::IO),
+            Fault::ShortThen(n, Errno::NOSPC),
+            Fault::Late(n, Errno::IO),
+            Fault::Kill(n),
+            Fault::Kill(Rng::new(!seed).below(calls)),
+        ];
+        for fault in faults {
+            run(&ground, &ops, Some(fault), seed)
                 .map_err(|err| TestCaseError::fail(format!("{fault:?}: {err}")))?;
         }
     }
@@ -180,7 +256,7 @@ fn mkdir(dir: u8, name: u8) -> Op {
 
 /// Every fault at every call, from a view without layers.
 fn holds(ops: &[Op]) {
-    if let Err(err) = at_every_call(&Ground::new(&[Vec::new(), Vec::new()]), ops) {
+    if let Err(err) = at_every_call(&Ground::new(&[Vec::new(), Vec::new()]), ops, 1) {
         panic!("{err}");
     }
 }
@@ -198,4 +274,38 @@ fn an_append_that_is_cut_short_is_taken_back_whole() {
     let xattr = |name| Op::SetXattr { what: 0, name, len: 4000, flags: 0 };
     let file = Op::Make { at: at(200), what: Make::File, mode: 0o644, umask: 0, who: 0 };
     holds(&[file, xattr(0), xattr(1)]);
+}
+
+#[test]
+fn a_sync_point_counts_on_nothing_that_a_power_cut_may_take() {
+    let file = Op::Make { at: at(200), what: Make::File, mode: 0o644, umask: 0, who: 0 };
+    let other = Op::Make { at: at(201), what: Make::File, mode: 0o644, umask: 0, who: 0 };
+    let write = |file| Op::Write { file, at: 0, len: 20_000, kill: false };
+    holds(&[file, write(0), other, write(1), Op::Fsync(1), write(0), Op::Fsync(1)]);
+}
+
+#[test]
+fn after_a_flush_that_failed_nothing_is_acknowledged_any_more() {
+    let ground = Ground::new(&[Vec::new(), Vec::new()]);
+    let file = formatted();
+    let mut host = Failing { config: ground.config.clone(), file: file.clone(), boot: 1 };
+    let overlay = host.overlay().unwrap();
+    let who = Caller { uid: 0, gid: 0, pid: 0 };
+    let make = |name: &str| overlay.create(InodeNo::ROOT, name.as_ref(), 0, 0o644, 0, &who);
+    let kept = make("kept").unwrap().attr.ino;
+    overlay.write(kept, 0, b"kept", Writer::Privileged).unwrap();
+    overlay.fsync(kept, false).unwrap();
+    overlay.write(kept, 0, b"lost", Writer::Privileged).unwrap();
+    file.set_fault(Some(Fault::Once(file.calls(), Errno::IO)));
+    assert_eq!(overlay.fsync(kept, false), Err(Errno::IO));
+    assert_eq!(overlay.fsync(kept, false), Err(Errno::IO), "the host does not say it twice");
+    assert_eq!(make("more").unwrap_err(), Errno::ROFS);
+    assert_eq!(overlay.write(kept, 0, b"more", Writer::Privileged), Err(Errno::ROFS));
+    let calls = file.calls();
+    overlay.work_beside();
+    assert_eq!(file.calls(), calls, "the filestore is left alone");
+    let mut buf = [0; 4];
+    assert_eq!(overlay.read(kept, 0, &mut buf), Ok(4));
+    host.close(overlay.clone(), false).unwrap();
+    drop(host.open().unwrap());
 }

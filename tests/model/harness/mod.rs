@@ -62,6 +62,10 @@ pub struct Harness<H> {
     pub after: Reference,
     /// Whether the last operation was cut short.
     cut: bool,
+    /// Whether the last operation made everything durable.
+    synced: bool,
+    /// After a power cut, the states that came later: a file may show bytes that were then overwritten in place.
+    later: Vec<Reference>,
     held: BTreeMap<Id, Held>,
     cursors: Vec<Cursor>,
     numbers: BTreeMap<u64, Id>,
@@ -109,6 +113,8 @@ impl<H: Host> Harness<H> {
             before: model.clone(),
             after: model.clone(),
             cut: false,
+            synced: false,
+            later: Vec::new(),
             model,
             held: BTreeMap::new(),
             cursors: Vec::new(),
@@ -117,6 +123,11 @@ impl<H: Host> Harness<H> {
         };
         harness.hold_root();
         harness
+    }
+
+    /// Whether the last operation made all that was done so far durable.
+    pub fn made_durable(&self) -> bool {
+        self.synced
     }
 
     fn hold_root(&mut self) {

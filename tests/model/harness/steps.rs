@@ -9,6 +9,7 @@ impl<H: Host> Harness<H> {
             return Ok(());
         }
         self.seed += 1;
+        self.synced = false;
         match *op {
             Op::Lookup(at) => {
                 let (dir, name) = self.anywhere(at);
@@ -89,7 +90,9 @@ impl<H: Host> Harness<H> {
             Op::Fsync(pick) => {
                 if let Some(id) = self.pick(pick, |_| true) {
                     let ino = self.hold(id)?;
+                    let changed = self.overlay().is_in_upper(ino);
                     let got = self.call(|o| o.fsync(ino, pick % 2 == 0));
+                    self.synced = changed && got.is_ok();
                     self.judge_plain(got, Ok(()))?;
                 }
             }
