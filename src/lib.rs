@@ -65,6 +65,17 @@ pub use journal::Recovery;
 pub use mount::{Mount, MountBuilder, StartError};
 pub use overlay::{Change, ChangeKind, Usage};
 
+/// What `bench/benches` measure. No part of the interface.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::block::StoreBlock;
+    pub use crate::config::IdMap;
+    pub use crate::filestore::{Extent, Filestore, Options};
+    pub use crate::journal::{Log, Urgency, open_or_create};
+    pub use crate::layer::Stack;
+}
+
 /// The reference model and its random operations. They drive `Overlay` itself, without a kernel, and so are part of
 /// this crate: `cargo test -p overcoat --lib model::`.
 #[cfg(test)]

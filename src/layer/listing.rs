@@ -59,7 +59,7 @@ impl Listing {
     }
 
     /// Bytes of memory taken.
-    #[cfg(test)]
+    #[cfg(feature = "internals")]
     pub fn memory(&self) -> usize {
         size_of_val(&*self.names) + size_of_val(&*self.entries)
     }

@@ -1,7 +1,6 @@
 //! Tests of a stack on real directories. Those that need devices or `trusted.` attributes say so and
 //! pass when they are not run as root.
 
-mod figures;
 mod marks;
 mod model;
 mod objects;
