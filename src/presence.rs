@@ -4,6 +4,10 @@
 //! new mount while the daemon of the one before has not heard of its end: a counter tells them apart, the highest is the latest.)
 //! Nobody answers there: who wants to wait connects, which the kernel does alone, and reads. One byte comes when the connection to the kernel has
 //! ended, the end of the stream when the upper is closed, or the daemon has died. The kernel vouches for the daemon's pid.
+//!
+//! Any user of the host can take such a name, or let a queue of connections run full. So nobody waits for a connection, a
+//! socket counts only if it is of the user who mounted, and a daemon without a socket serves all the same: then an unmount
+//! is not waited for.
 
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
@@ -11,6 +15,10 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred};
+use rustix::net::{connect, socket_with, sockopt};
+
+use crate::sys::mountinfo::{self, MountPoint};
 
 /// Major and minor number of a mounted file system.
 pub type Device = (u32, u32);
@@ -24,17 +32,31 @@ const ENDING: u8 = b'E';
 /// Most daemons of one device number at a time: all but the last are about to end.
 const GENERATIONS: u32 = 16;
 
-fn address((major, minor): Device, generation: u32) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("overcoat/mount/{major}:{minor}/{generation}"))
+/// Most of those who wait that are told of the end.
+const MOST_WAITING: usize = 1 << 13;
+
+fn name((major, minor): Device, generation: u32) -> String {
+    format!("overcoat/mount/{major}:{minor}/{generation}")
 }
 
-/// The latest daemon's generation, and a connection to it.
-fn latest(device: Device) -> Option<(u32, UnixStream)> {
-    let connect = |generation| {
-        let stream = UnixStream::connect_addr(&address(device, generation).ok()?).ok()?;
-        Some((generation, stream))
-    };
-    (0..GENERATIONS).rev().find_map(connect)
+/// A connection to the daemon of this generation, if there is one and its queue is not full. Does not wait.
+fn reach(device: Device, generation: u32) -> Option<(UnixStream, UCred)> {
+    let address = SocketAddrUnix::new_abstract_name(name(device, generation).as_bytes()).ok()?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    connect(&socket, &address).ok()?;
+    let peer = sockopt::socket_peercred(&socket).ok()?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false).ok()?;
+    Some((stream, peer))
+}
+
+/// The generation of the latest daemon that `user` runs, and a connection to it.
+fn latest(device: Device, user: u32) -> Option<(u32, UnixStream, UCred)> {
+    (0..GENERATIONS).rev().find_map(|generation| {
+        let (stream, peer) = reach(device, generation)?;
+        (peer.uid.as_raw() == user).then_some((generation, stream, peer))
+    })
 }
 
 /// The daemon's side. Dropped when the upper is closed.
@@ -49,22 +71,34 @@ impl Presence {
     /// Announces that this process serves the mount.
     ///
     /// # Errors
-    /// `EADDRINUSE` where another process has the name, or of socket(2).
+    /// `EADDRINUSE` where other processes have all names, or of socket(2).
     pub fn announce(device: Device) -> io::Result<Presence> {
-        let generation = latest(device).map_or(0, |(generation, _)| generation + 1);
-        if generation == GENERATIONS {
-            return Err(io::ErrorKind::AddrInUse.into());
+        let user = rustix::process::geteuid().as_raw();
+        let first = latest(device, user).map_or(0, |(generation, ..)| generation + 1);
+        let mut outcome = Err(io::ErrorKind::AddrInUse.into());
+        for generation in first..GENERATIONS {
+            let address = SocketAddr::from_abstract_name(name(device, generation))?;
+            outcome = UnixListener::bind_addr(&address);
+            if outcome.is_ok() {
+                break;
+            }
         }
-        let listener = UnixListener::bind_addr(&address(device, generation)?)?;
+        let listener = outcome?;
         listener.set_nonblocking(true)?;
         Ok(Presence { listener, waiting: Mutex::default() })
     }
 
     /// Tells those who wait that the connection to the kernel has ended, and the upper is being closed.
     pub fn ending(&self) {
+        let own = rustix::process::geteuid();
+        let may_wait = |stream: &UnixStream| {
+            let peer = sockopt::socket_peercred(stream);
+            peer.is_ok_and(|peer| peer.uid.is_root() || peer.uid == own)
+        };
         let mut waiting = self.waiting.lock();
-        while let Ok((mut stream, _)) = self.listener.accept() {
-            if stream.write_all(&[ENDING]).is_ok() {
+        for _ in 0..MOST_WAITING {
+            let Ok((mut stream, _)) = self.listener.accept() else { break };
+            if may_wait(&stream) && stream.write_all(&[ENDING]).is_ok() {
                 waiting.push(stream);
             }
         }
@@ -76,7 +110,6 @@ impl Presence {
 pub struct Daemon {
     stream: UnixStream,
     pub pid: u32,
-    pub user: u32,
 }
 
 /// How far a daemon has come.
@@ -90,13 +123,18 @@ pub enum Stage {
     Ended,
 }
 
-/// The daemon that serves the mount with this device number; `None` where it cannot be reached: it is gone, or in another
-/// network namespace.
-pub fn find(device: Device) -> Option<Daemon> {
-    let (_, stream) = latest(device)?;
-    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+/// The daemon that `user` runs for the mount with this device number; `None` where it cannot be reached: it is gone, in
+/// another network namespace, or somebody has filled the queue of its socket.
+pub fn find(device: Device, user: u32) -> Option<Daemon> {
+    let (_, stream, peer) = latest(device, user)?;
     let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
-    Some(Daemon { stream, pid, user: peer.uid.as_raw() })
+    Some(Daemon { stream, pid })
+}
+
+/// The daemon of a mount; `None` where it cannot be reached, as with [`find`].
+pub fn of_mount(mount: &MountPoint) -> Option<Daemon> {
+    let user = mount.option("user_id")?.parse().ok()?;
+    find(mount.device, user)
 }
 
 impl Daemon {
@@ -120,17 +158,12 @@ impl Daemon {
 
 /// Whether the process `pid` serves a mount that it or this process sees.
 pub fn serves_a_mount(pid: u32) -> bool {
-    let seen = [crate::sys::mountinfo::mounts_of(pid), crate::sys::mountinfo::mounts()];
-    let mut devices: Vec<Device> = seen
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|mount| mount.kind == KIND)
-        .map(|mount| mount.device)
-        .collect();
-    devices.sort_unstable();
-    devices.dedup();
-    devices.into_iter().any(|device| find(device).is_some_and(|daemon| daemon.pid == pid))
+    let seen = [mountinfo::mounts_of(pid), mountinfo::mounts()];
+    let mut mounts: Vec<MountPoint> =
+        seen.into_iter().flatten().flatten().filter(|mount| mount.kind == KIND).collect();
+    mounts.sort_unstable_by_key(|mount| mount.device);
+    mounts.dedup_by_key(|mount| mount.device);
+    mounts.iter().any(|mount| of_mount(mount).is_some_and(|daemon| daemon.pid == pid))
 }
 
 #[cfg(test)]
@@ -140,37 +173,60 @@ mod tests {
     /// Numbers that no device has: minor numbers have 20 bits.
     const NOWHERE: Device = (0, 1 << 21);
 
+    fn found(device: Device) -> Option<Daemon> {
+        find(device, rustix::process::geteuid().as_raw())
+    }
+
     #[test]
     fn who_waits_hears_of_each_stage() {
-        assert!(find(NOWHERE).is_none());
+        assert!(found(NOWHERE).is_none());
         let presence = Presence::announce(NOWHERE).unwrap();
-        let mut early = find(NOWHERE).unwrap();
+        let mut early = found(NOWHERE).unwrap();
         assert_eq!(early.pid, std::process::id());
         assert_eq!(early.wait(Duration::from_millis(1)).unwrap(), Stage::Serving);
         presence.ending();
         assert_eq!(early.wait(Duration::from_secs(9)).unwrap(), Stage::Ending);
-        let mut late = find(NOWHERE).unwrap();
+        let mut late = found(NOWHERE).unwrap();
         drop(presence);
         assert_eq!(early.wait(Duration::from_secs(9)).unwrap(), Stage::Ended);
         assert_eq!(late.wait(Duration::from_secs(9)).unwrap(), Stage::Ended);
-        assert!(find(NOWHERE).is_none());
+        assert!(found(NOWHERE).is_none());
     }
 
     #[test]
     fn a_number_may_be_given_out_anew_before_the_end() {
         let device = (0, NOWHERE.1 + 1);
         let old = Presence::announce(device).unwrap();
-        let mut of_old = find(device).unwrap();
+        let mut of_old = found(device).unwrap();
         let new = Presence::announce(device).unwrap();
-        let mut of_new = find(device).unwrap();
+        let mut of_new = found(device).unwrap();
         drop(old);
         assert_eq!(of_old.wait(Duration::from_secs(9)).unwrap(), Stage::Ended);
         assert_eq!(of_new.wait(Duration::from_millis(1)).unwrap(), Stage::Serving);
-        assert!(find(device).is_some());
+        assert!(found(device).is_some());
         let newest = Presence::announce(device).unwrap();
         drop(new);
         assert_eq!(of_new.wait(Duration::from_secs(9)).unwrap(), Stage::Ended);
         drop(newest);
-        assert!(find(device).is_none());
+        assert!(found(device).is_none());
+    }
+
+    #[test]
+    fn names_that_others_have_taken_hold_up_nobody() {
+        let device = (0, NOWHERE.1 + 2);
+        let taken = |generation| {
+            let address = SocketAddr::from_abstract_name(name(device, generation)).unwrap();
+            UnixListener::bind_addr(&address).unwrap()
+        };
+        // Nobody accepts: the queue runs full, and a connection would wait.
+        let _squatter = taken(0);
+        let queued: Vec<_> = std::iter::from_fn(|| reach(device, 0)).collect();
+        assert!(!queued.is_empty() && reach(device, 0).is_none());
+        assert!(find(device, 1 << 30).is_none(), "of another user");
+        let presence = Presence::announce(device).unwrap();
+        assert_eq!(found(device).unwrap().pid, std::process::id());
+        drop(presence);
+        let _all: Vec<_> = (1..GENERATIONS).map(taken).collect();
+        assert!(Presence::announce(device).is_err());
     }
 }

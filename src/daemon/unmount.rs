@@ -60,10 +60,8 @@ fn find(target: &Path) -> Option<(MountPoint, Daemon)> {
     if mount.kind != KIND {
         return None;
     }
-    let daemon = presence::find(mount.device)?;
-    // Anybody can take the name of a socket, but not another user.
-    let owner = mount.option("user_id").and_then(|user| user.parse().ok());
-    (owner == Some(daemon.user)).then_some((mount, daemon))
+    let daemon = presence::of_mount(&mount)?;
+    Some((mount, daemon))
 }
 
 fn is_mounted(gone: &MountPoint) -> bool {
