@@ -1,18 +1,49 @@
 //! The vocabulary of attributes: inode numbers, times, file types, attributes and changes of them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-/// An inode number as `stat` shows it; for life, also across copy-up and remount.
+/// An inode number as `stat` shows it; for life, also across copy-up and remount. Node ids on the wire are
+/// the same numbers, but for [`InodeNo::NODE_IDS`].
 ///
-/// Upper inodes are numbered by a counter below 2^48; lower inodes carry their layer in the top
-/// 16 bits (see `layer::number`). Node ids on the wire are the same numbers, but the root is 1.
+/// | range | whose numbers |
+/// |---|---|
+/// | 1 | the root's |
+/// | [`InodeNo::MADE_HERE`], then [`InodeNo::MADE_HERE_TOO`] | inodes that the mount made, and inodes of layers whose own number is taken |
+/// | [`InodeNo::NODE_IDS`] | node ids that stand for another inode number; no inode has one |
+/// | any other below 2^48, and more where nothing else is there | the host's own, of layers on the main device (`layer::number`) |
+/// | 2^48 and above | inodes of layers on other devices |
+///
+/// The ranges overlap (a host file system may number an inode 2^30), so a number is looked up before it is given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InodeNo(pub u64);
 
 impl InodeNo {
     /// The root of the merged view (FUSE_ROOT_ID).
     pub const ROOT: InodeNo = InodeNo(1);
+    /// Fits 31 bits, for programs without large-file support.
+    pub const MADE_HERE: Range<u64> = 1 << 30..1 << 31;
+    /// Used when all of [`InodeNo::MADE_HERE`] is taken.
+    pub const MADE_HERE_TOO: Range<u64> = 1 << 40..1 << 47;
+    pub const NODE_IDS: Range<u64> = 1 << 47..1 << 48;
 }
+
+/// A place in the listing of a directory: 0 is the start, and each entry has the one of what follows it. All are
+/// below 2^31, for programs without large-file support.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DirCookie(pub u64);
+
+impl DirCookie {
+    pub const START: DirCookie = DirCookie(0);
+    /// No place lies behind this one.
+    #[cfg(test)]
+    pub const END: DirCookie = DirCookie(1 << 31);
+}
+
+/// The number of a layer in the records of one upper, for the upper's life. Which of today's layers that is, if
+/// any, is found out at each mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordedLayer(pub u32);
 
 /// A layer's place, counted from the bottom: 1 is the bottom `lowerdir`, and
 /// [`LayerId::HOST_UPPER`] is the host's `upperdir` read as the topmost read-only layer.

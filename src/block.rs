@@ -6,6 +6,9 @@ use std::ops::{Add, AddAssign, Range, Sub};
 /// Bytes in a block: the unit of allocation, of extents and of data copy-up.
 pub const BLOCK_SIZE: u64 = 4096;
 
+/// Bytes in a unit of `st_blocks`.
+pub const SECTOR_SIZE: u64 = 512;
+
 /// Blocks that hold `bytes` bytes.
 pub const fn blocks_for(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK_SIZE)

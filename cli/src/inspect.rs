@@ -53,6 +53,13 @@ fn findings(report: &Report) -> String {
             report.orphans
         ));
     }
+    for path in &report.nameless {
+        let path = path.to_string_lossy();
+        let path: String = path.chars().filter(|c| !c.is_control()).collect();
+        say(format!(
+            "note: a hard link without a name: {path}; the next mount finds another one or drops it"
+        ));
+    }
     if report.leaked_bytes > 0 {
         say(format!("note: {} are to be given back by the next mount", bytes(report.leaked_bytes)));
     }

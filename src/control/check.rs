@@ -3,8 +3,10 @@
 use crate::block::BLOCK_SIZE;
 use crate::filestore::OpenError;
 use crate::journal::Recovery;
-use crate::overlay::{Purpose, ReplayError, claim_and_open, drop_orphans, mark_extents, replay};
-use std::path::Path;
+use crate::overlay::{Purpose, Replay, ReplayError, claim_and_open, mark_extents, replay};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// What a check found.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,9 @@ pub struct Report {
     pub inodes: u64,
     /// Unlinked but open when the mount ended; the next mount drops them.
     pub orphans: u64,
+    /// Files with links left but no entry, by the path in a layer that they were copied up from: other names of hard
+    /// links. The next mount finds another name in the layers, or drops them.
+    pub nameless: Vec<PathBuf>,
     pub data_bytes: u64,
     pub journal_bytes: u64,
     /// What the host accounts for.
@@ -40,7 +45,7 @@ pub fn check(file: &Path) -> Result<Report, OpenError> {
     if report.recovery.damaged_slot {
         report.faults.push("one of the superblock's two copies is damaged".into());
     }
-    let (mut tree, replayed) = match replay(recovering) {
+    let (mut replay, replayed) = match replay(recovering) {
         Ok(found) => found,
         Err(ReplayError::Host(err)) => return Err(OpenError::Host("read", err)),
         Err(err) => {
@@ -48,13 +53,15 @@ pub fn check(file: &Path) -> Result<Report, OpenError> {
             return Ok(report);
         }
     };
-    report.orphans = tree.orphans().len() as u64;
-    drop_orphans(&mut tree);
+    report.orphans = replay.tree().orphans().len() as u64;
+    replay.drop_orphans();
+    report.nameless = nameless(&replay);
+    let tree = replay.tree();
     report.inodes = tree.len() as u64;
     report.data_bytes = tree.data_blocks() * BLOCK_SIZE;
     report.journal_bytes = replayed.journal_blocks() * BLOCK_SIZE;
-    report.faults.extend(tree.faults().iter().map(|fault| format!("tree: {fault}")));
-    if let Err(err) = mark_extents(&tree, &replayed) {
+    report.faults.extend(replay.faults().iter().map(|fault| format!("tree: {fault}")));
+    if let Err(err) = mark_extents(tree, &replayed) {
         report.faults.push(format!("extents: {err}"));
         return Ok(report);
     }
@@ -66,4 +73,13 @@ pub fn check(file: &Path) -> Result<Report, OpenError> {
     report.leaked_bytes = store.leaked_bytes().map_err(host("examined"))?;
     report.host_bytes = store.usage().map_err(host("examined"))?.host_bytes;
     Ok(report)
+}
+
+fn nameless(replay: &Replay) -> Vec<PathBuf> {
+    // Format 1 has no entry for what was copied up in its place.
+    let Replay::Two(tree) = replay else { return Vec::new() };
+    let origin = |ino| Some(PathBuf::from(OsStr::from_bytes(&tree.get(ino)?.origin()?.path)));
+    let mut paths: Vec<PathBuf> = tree.nameless().into_iter().filter_map(origin).collect();
+    paths.sort();
+    paths
 }

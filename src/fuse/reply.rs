@@ -131,7 +131,7 @@ impl Dirents<'_, '_> {
         let Ok(namelen) = u32::try_from(entry.name.len()) else { return false };
         let dirent = abi::Dirent {
             ino: entry.ino.0,
-            off: entry.next,
+            off: entry.next.0,
             namelen,
             dtype: u32::from(entry.dtype),
         };
@@ -268,9 +268,10 @@ pub fn no_entry(ino: InodeNo, dtype: u8) -> abi::EntryOut {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attr::DirCookie;
 
     fn entry(ino: u64, next: u64, name: &[u8]) -> DirEntry<'_> {
-        DirEntry { ino: InodeNo(ino), next, dtype: 8, name }
+        DirEntry { ino: InodeNo(ino), next: DirCookie(next), dtype: 8, name }
     }
 
     #[test]

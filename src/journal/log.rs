@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::chain::{Chain, Reserved, SMALLEST};
 use super::segment::{MAX_PAYLOAD, Position, blocks_for};
-use super::superblock::Superblock;
+use super::superblock::{Format, Superblock};
 use crate::block::StoreBlock;
 use crate::errno::Result;
 use crate::filestore::{Extent, Filestore};
@@ -349,11 +349,12 @@ impl Journal {
             return Err(Errno::INVAL);
         }
         let image = std::mem::take(&mut pending.segments);
-        let before = (self.superblock.head, self.superblock.head_sequence);
+        let before = (self.superblock.head, self.superblock.head_sequence, self.superblock.format);
         (self.superblock.head, self.superblock.head_sequence) = pending.head;
+        self.superblock.format = Format::Two;
         if let Err(err) = self.superblock.write(&self.chain.store) {
             // It may have been written all the same: both journals must stay readable.
-            (self.superblock.head, self.superblock.head_sequence) = before;
+            (self.superblock.head, self.superblock.head_sequence, self.superblock.format) = before;
             self.limbo.extend(image);
             return Err(err);
         }

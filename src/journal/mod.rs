@@ -24,6 +24,7 @@ pub use log::{Log, Urgency};
 pub use replay::{Recovering, Recovery, Replayed, open_or_create, open_read_only, unkept};
 #[cfg(test)]
 pub(crate) use replay::{over, testing};
+pub use superblock::Format;
 
 type Result<T, E = rustix::io::Errno> = std::result::Result<T, E>;
 

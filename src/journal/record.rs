@@ -1,11 +1,11 @@
 //! The record codec. A record is one change of the upper tree; a frame (see the log) holds the
 //! records of one operation, so that an operation is kept whole or not at all.
 //!
-//! Layout: one tag byte, then the fields in the order of the enum, integers little-endian, byte
-//! strings behind their length (u16 for names and paths in records, u32 for values). `doc/FORMAT.md`
-//! is the specification. Decoding takes hostile bytes: it never panics and never reads past the end.
+//! Layout: one tag byte, then the fields in the order of the enum, integers as LEB128, byte strings behind their
+//! length. `doc/FORMAT.md` is the specification. Decoding takes hostile bytes: it never panics and never reads past
+//! the end.
 
-use crate::attr::{FileType, InodeNo, LayerId, Time};
+use crate::attr::{FileType, InodeNo, LayerId, RecordedLayer, Time};
 use crate::block::{FileBlock, StoreBlock};
 
 /// Attributes as the journal keeps them: an after-image, so that replaying twice does no harm.
@@ -31,6 +31,49 @@ impl InodeImage {
     }
 }
 
+/// What the upper keeps of the lower object that an inode was copied up from, besides its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginImage {
+    pub layer: RecordedLayer,
+    /// Bytes of a file's data that are valid.
+    pub len: u64,
+    /// Tells whether a file is still the one that was copied up.
+    pub stamp: Stamp,
+    /// 512-byte units that the object took on its host.
+    pub blocks: u32,
+    /// It had more than one hard link.
+    pub several_names: bool,
+}
+
+/// What changes when the data of a lower file do. Packed, as each copied-up inode in memory has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed(4))]
+pub struct Stamp {
+    /// Bytes.
+    pub size: u64,
+    pub mtime: Time,
+}
+
+/// What is merged beneath a directory of the upper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BelowImage<'a> {
+    Nothing,
+    /// What lies under the directory's name beneath its parent.
+    SameName,
+    /// What lies at this path in the merged view of the layers alone.
+    Path(&'a [u8]),
+}
+
+/// A record of format 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format1Record<'a> {
+    /// One that format 2 has too.
+    Same(Record<'a>),
+    /// What lies below an inode: a file's data, up to `len` bytes; or, for a directory, one more merged directory,
+    /// topmost first.
+    Origin { ino: InodeNo, layer: LayerId, len: u64, path: &'a [u8] },
+}
+
 /// One change of the upper tree. Block numbers are in filestore blocks (4 KiB).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
@@ -54,19 +97,31 @@ pub enum Record<'a> {
         ino: InodeNo,
         target: &'a [u8],
     },
-    /// What lies below an inode: a file's data where nothing is mapped, up to `len` bytes; or, for a
-    /// directory (`len` 0), one more merged directory, topmost first.
+    /// What an inode was copied up from. A file's data are there where nothing is mapped.
     Origin {
         ino: InodeNo,
-        layer: LayerId,
-        len: u64,
+        origin: OriginImage,
         path: &'a [u8],
     },
-    /// Directory entry `name` of `parent` is `ino`. `covers`: a lower name lies beneath.
+    /// What is merged beneath a directory. Of a new directory: nothing. `untouched`: the directory was copied up only
+    /// to hold an entry; any later record of the inode ends that.
+    Below {
+        ino: InodeNo,
+        below: BelowImage<'a>,
+        untouched: bool,
+    },
+    /// A layer that origins refer to: what it is known by (`layer::LayerIdentity`), and its place when it was
+    /// first recorded.
+    Layer {
+        id: RecordedLayer,
+        identity: u64,
+        place: LayerId,
+    },
+    /// Directory entry `name` of `parent` is `ino`. `hides_lower`: the layers had the name when the entry was made.
     Link {
         parent: InodeNo,
         ino: InodeNo,
-        covers: bool,
+        hides_lower: bool,
         name: &'a [u8],
     },
     /// Entry `name` of `parent` is absent although a lower has it.
@@ -101,14 +156,13 @@ pub enum Record<'a> {
         at: FileBlock,
         len: u64,
     },
-    /// The file's size in bytes, and how many bytes of its origin are still valid; `None`: as many as before
-    /// (2^64 - 1 on the disk).
+    /// The file's size in bytes, and how many bytes of its origin are still valid; `None`: as many as before.
     Size {
         ino: InodeNo,
         size: u64,
         origin_len: Option<u64>,
     },
-    /// Upper inode numbers below this are taken.
+    /// The number that the next new inode gets, if it is free.
     NextInode {
         next: u64,
     },
@@ -136,84 +190,132 @@ mod tag {
     pub const SIZE: u8 = 13;
     pub const NEXT_INODE: u8 = 14;
     pub const SYNC_POINT: u8 = 15;
+    pub const BELOW: u8 = 16;
+    pub const LAYER: u8 = 17;
 }
 
-fn put_name(out: &mut Vec<u8>, bytes: &[u8]) {
-    let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(&bytes[..usize::from(len)]);
+/// How [`BelowImage`] and the flags beside it are written.
+mod bits {
+    pub const NOTHING: u64 = 0;
+    pub const SAME_NAME: u64 = 1;
+    pub const PATH: u64 = 2;
+    pub const BELOW: u64 = 3;
+    pub const UNTOUCHED: u64 = 4;
+    pub const SEVERAL_NAMES: u64 = 1;
+}
+
+/// LEB128, unsigned.
+fn put_number(out: &mut Vec<u8>, mut v: u64) {
+    while v >= 0x80 {
+        out.push(v as u8 | 0x80);
+        v >>= 7;
+    }
+    out.push(v as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
 }
 
 fn put_time(out: &mut Vec<u8>, t: Time) {
-    out.extend_from_slice(&t.sec.to_le_bytes());
+    // Zigzag: the sign in the lowest bit.
+    let sec = t.sec;
+    put_number(out, (sec << 1 ^ sec >> 63) as u64);
     out.extend_from_slice(&t.nsec.to_le_bytes());
 }
 
-impl<'a> Record<'a> {
-    /// Appends the encoded record. Names and paths must be shorter than 64 KiB.
+fn put_image(out: &mut Vec<u8>, image: &InodeImage) {
+    for v in [image.mode, image.uid, image.gid, image.nlink, image.rdev] {
+        put_number(out, v.into());
+    }
+    put_number(out, image.size);
+    for t in [image.atime, image.mtime, image.ctime, image.btime] {
+        put_time(out, t);
+    }
+}
+
+fn put_origin(out: &mut Vec<u8>, origin: &OriginImage) {
+    let OriginImage { layer, len, stamp, blocks, several_names } = *origin;
+    let flags = u64::from(several_names) * bits::SEVERAL_NAMES;
+    for v in [layer.0.into(), len, stamp.size, blocks.into(), flags] {
+        put_number(out, v);
+    }
+    put_time(out, stamp.mtime);
+}
+
+fn put_below(out: &mut Vec<u8>, below: BelowImage<'_>, untouched: bool) {
+    let (kind, path) = match below {
+        BelowImage::Nothing => (bits::NOTHING, &[][..]),
+        BelowImage::SameName => (bits::SAME_NAME, &[][..]),
+        BelowImage::Path(path) => (bits::PATH, path),
+    };
+    put_number(out, kind | if untouched { bits::UNTOUCHED } else { 0 });
+    put_bytes(out, path);
+}
+
+impl Record<'_> {
+    /// Appends the encoded record.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let u64s = |out: &mut Vec<u8>, tag: u8, values: &[u64]| {
+        let put = |out: &mut Vec<u8>, tag: u8, values: &[u64]| {
             out.push(tag);
-            values.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()));
+            values.iter().for_each(|v| put_number(out, *v));
         };
         match *self {
-            Record::Inode { ino, image } => {
-                u64s(out, tag::INODE, &[ino.0]);
-                for v in [image.mode, image.uid, image.gid, image.nlink, image.rdev] {
-                    out.extend_from_slice(&v.to_le_bytes());
-                }
-                out.extend_from_slice(&image.size.to_le_bytes());
-                for t in [image.atime, image.mtime, image.ctime, image.btime] {
-                    put_time(out, t);
-                }
+            Record::Inode { ino, ref image } => {
+                put(out, tag::INODE, &[ino.0]);
+                put_image(out, image);
             }
-            Record::Drop { ino } => u64s(out, tag::DROP, &[ino.0]),
+            Record::Drop { ino } => put(out, tag::DROP, &[ino.0]),
             Record::Times { ino, mtime, ctime } => {
-                u64s(out, tag::TIMES, &[ino.0]);
+                put(out, tag::TIMES, &[ino.0]);
                 put_time(out, mtime);
                 put_time(out, ctime);
             }
             Record::Target { ino, target } => {
-                u64s(out, tag::TARGET, &[ino.0]);
-                put_name(out, target);
+                put(out, tag::TARGET, &[ino.0]);
+                put_bytes(out, target);
             }
-            Record::Origin { ino, layer, len, path } => {
-                u64s(out, tag::ORIGIN, &[ino.0]);
-                out.extend_from_slice(&layer.0.to_le_bytes());
-                out.extend_from_slice(&len.to_le_bytes());
-                put_name(out, path);
+            Record::Origin { ino, ref origin, path } => {
+                put(out, tag::ORIGIN, &[ino.0]);
+                put_origin(out, origin);
+                put_bytes(out, path);
             }
-            Record::Link { parent, ino, covers, name } => {
-                u64s(out, tag::LINK, &[parent.0, ino.0]);
-                out.push(u8::from(covers));
-                put_name(out, name);
+            Record::Below { ino, below, untouched } => {
+                put(out, tag::BELOW, &[ino.0]);
+                put_below(out, below, untouched);
+            }
+            Record::Layer { id, identity, place } => {
+                put(out, tag::LAYER, &[id.0.into(), identity, place.0.into()]);
+            }
+            Record::Link { parent, ino, hides_lower, name } => {
+                put(out, tag::LINK, &[parent.0, ino.0, hides_lower.into()]);
+                put_bytes(out, name);
             }
             Record::Whiteout { parent, name } => {
-                u64s(out, tag::WHITEOUT, &[parent.0]);
-                put_name(out, name);
+                put(out, tag::WHITEOUT, &[parent.0]);
+                put_bytes(out, name);
             }
             Record::Unlink { parent, name } => {
-                u64s(out, tag::UNLINK, &[parent.0]);
-                put_name(out, name);
+                put(out, tag::UNLINK, &[parent.0]);
+                put_bytes(out, name);
             }
             Record::SetXattr { ino, name, value } => {
-                u64s(out, tag::SET_XATTR, &[ino.0]);
-                put_name(out, name);
-                out.extend_from_slice(&(value.len() as u32).to_le_bytes());
-                out.extend_from_slice(value);
+                put(out, tag::SET_XATTR, &[ino.0]);
+                put_bytes(out, name);
+                put_bytes(out, value);
             }
             Record::RemoveXattr { ino, name } => {
-                u64s(out, tag::REMOVE_XATTR, &[ino.0]);
-                put_name(out, name);
+                put(out, tag::REMOVE_XATTR, &[ino.0]);
+                put_bytes(out, name);
             }
-            Record::Map { ino, at, block, len } => {
-                u64s(out, tag::MAP, &[ino.0, at.0, block.0, len])
-            }
-            Record::Hole { ino, at, len } => u64s(out, tag::HOLE, &[ino.0, at.0, len]),
+            Record::Map { ino, at, block, len } => put(out, tag::MAP, &[ino.0, at.0, block.0, len]),
+            Record::Hole { ino, at, len } => put(out, tag::HOLE, &[ino.0, at.0, len]),
             Record::Size { ino, size, origin_len } => {
-                u64s(out, tag::SIZE, &[ino.0, size, origin_len.unwrap_or(u64::MAX)]);
+                let len = origin_len.map_or(0, |len| len.saturating_add(1));
+                put(out, tag::SIZE, &[ino.0, size, len]);
             }
-            Record::NextInode { next } => u64s(out, tag::NEXT_INODE, &[next]),
+            Record::NextInode { next } => put(out, tag::NEXT_INODE, &[next]),
             Record::SyncPoint => out.push(tag::SYNC_POINT),
         }
     }
@@ -222,21 +324,52 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     /// [`Malformed`]; `bytes` is as it was then.
-    pub fn decode(bytes: &mut &'a [u8]) -> Result<Record<'a>, Malformed> {
-        let mut r = Reader(bytes);
+    pub fn decode<'a>(bytes: &mut &'a [u8]) -> Result<Record<'a>, Malformed> {
+        let mut r = Reader { rest: bytes, integers: Integers::Leb128 };
         let record = r.record()?;
-        *bytes = r.0;
+        *bytes = r.rest;
+        Ok(record)
+    }
+}
+
+impl Format1Record<'_> {
+    /// As [`Record::decode`], of format 1.
+    ///
+    /// # Errors
+    /// [`Malformed`]; `bytes` is as it was then.
+    pub fn decode<'a>(bytes: &mut &'a [u8]) -> Result<Format1Record<'a>, Malformed> {
+        let mut r = Reader { rest: bytes, integers: Integers::Fixed };
+        let record = match bytes.first() {
+            Some(&tag::ORIGIN) => r.format1_origin()?,
+            Some(&(tag::BELOW | tag::LAYER)) => return Err(Malformed),
+            _ => Format1Record::Same(r.record()?),
+        };
+        *bytes = r.rest;
         Ok(record)
     }
 }
 
 /// The records of a frame's payload, in order; ends after the first malformed one.
-pub fn decode_all(mut bytes: &[u8]) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
+pub fn decode_all(bytes: &[u8]) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
+    each(bytes, Record::decode)
+}
+
+/// As [`decode_all`], of format 1.
+pub fn decode_all_format1(
+    bytes: &[u8],
+) -> impl Iterator<Item = Result<Format1Record<'_>, Malformed>> {
+    each(bytes, Format1Record::decode)
+}
+
+fn each<'a, T>(
+    mut bytes: &'a [u8],
+    decode: impl Fn(&mut &'a [u8]) -> Result<T, Malformed>,
+) -> impl Iterator<Item = Result<T, Malformed>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;
         }
-        let record = Record::decode(&mut bytes);
+        let record = decode(&mut bytes);
         if record.is_err() {
             bytes = &[];
         }
@@ -244,39 +377,88 @@ pub fn decode_all(mut bytes: &[u8]) -> impl Iterator<Item = Result<Record<'_>, M
     })
 }
 
-struct Reader<'a>(&'a [u8]);
+/// How integers are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Integers {
+    /// Format 1: little-endian, of fixed width.
+    Fixed,
+    Leb128,
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+    integers: Integers,
+}
 
 impl<'a> Reader<'a> {
-    fn bytes(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
-        let (head, tail) = self.0.split_at_checked(n).ok_or(Malformed)?;
-        self.0 = tail;
+    fn bytes(&mut self, n: u64) -> Result<&'a [u8], Malformed> {
+        let n = usize::try_from(n).map_err(|_| Malformed)?;
+        let (head, tail) = self.rest.split_at_checked(n).ok_or(Malformed)?;
+        self.rest = tail;
         Ok(head)
     }
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        self.bytes(N)?.try_into().map_err(|_| Malformed)
+        self.bytes(N as u64)?.try_into().map_err(|_| Malformed)
     }
-    fn u8(&mut self) -> Result<u8, Malformed> {
-        Ok(self.array::<1>()?[0])
+    fn leb128(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return Err(Malformed);
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Malformed)
     }
-    fn u16(&mut self) -> Result<u16, Malformed> {
-        self.array().map(u16::from_le_bytes)
-    }
-    fn u32(&mut self) -> Result<u32, Malformed> {
-        self.array().map(u32::from_le_bytes)
+    /// An integer that format 1 writes in `N` bytes.
+    fn integer<const N: usize>(&mut self) -> Result<u64, Malformed> {
+        match self.integers {
+            Integers::Leb128 => self.leb128(),
+            Integers::Fixed => {
+                let mut wide = [0; 8];
+                wide[..N].copy_from_slice(&self.array::<N>()?);
+                Ok(u64::from_le_bytes(wide))
+            }
+        }
     }
     fn u64(&mut self) -> Result<u64, Malformed> {
-        self.array().map(u64::from_le_bytes)
+        self.integer::<8>()
+    }
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        u32::try_from(self.integer::<4>()?).map_err(|_| Malformed)
+    }
+    fn flag(&mut self) -> Result<bool, Malformed> {
+        Ok(self.integer::<1>()? != 0)
+    }
+    fn layer_id(&mut self) -> Result<LayerId, Malformed> {
+        u16::try_from(self.integer::<2>()?).map(LayerId).map_err(|_| Malformed)
     }
     fn ino(&mut self) -> Result<InodeNo, Malformed> {
         self.u64().map(InodeNo)
     }
+    /// A name, a path or a target.
     fn name(&mut self) -> Result<&'a [u8], Malformed> {
-        let n = self.u16()?;
-        self.bytes(usize::from(n))
+        let len = self.integer::<2>()?;
+        self.bytes(len)
+    }
+    fn value(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = self.integer::<4>()?;
+        self.bytes(len)
     }
     fn time(&mut self) -> Result<Time, Malformed> {
-        let sec = self.array().map(i64::from_le_bytes)?;
-        let nsec = self.u32()?;
+        let sec = match self.integers {
+            Integers::Fixed => i64::from_le_bytes(self.array()?),
+            Integers::Leb128 => {
+                let zigzag = self.leb128()?;
+                (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
+            }
+        };
+        let nsec = u32::from_le_bytes(self.array()?);
         if nsec >= 1_000_000_000 {
             return Err(Malformed);
         }
@@ -296,32 +478,76 @@ impl<'a> Reader<'a> {
             btime: self.time()?,
         })
     }
+    fn origin(&mut self) -> Result<OriginImage, Malformed> {
+        let layer = RecordedLayer(self.u32()?);
+        let (len, size, blocks, flags) = (self.u64()?, self.u64()?, self.u32()?, self.u64()?);
+        if flags & !bits::SEVERAL_NAMES != 0 {
+            return Err(Malformed);
+        }
+        let stamp = Stamp { size, mtime: self.time()? };
+        let several_names = flags & bits::SEVERAL_NAMES != 0;
+        Ok(OriginImage { layer, len, stamp, blocks, several_names })
+    }
+    fn below(&mut self) -> Result<(BelowImage<'a>, bool), Malformed> {
+        let flags = self.u64()?;
+        let path = self.name()?;
+        let below = match flags & bits::BELOW {
+            bits::NOTHING => BelowImage::Nothing,
+            bits::SAME_NAME => BelowImage::SameName,
+            bits::PATH => BelowImage::Path(path),
+            _ => return Err(Malformed),
+        };
+        if flags & !(bits::BELOW | bits::UNTOUCHED) != 0 {
+            return Err(Malformed);
+        }
+        Ok((below, flags & bits::UNTOUCHED != 0))
+    }
+    fn origin_len(&mut self) -> Result<Option<u64>, Malformed> {
+        let len = self.u64()?;
+        Ok(match self.integers {
+            Integers::Fixed => (len != u64::MAX).then_some(len),
+            Integers::Leb128 => len.checked_sub(1),
+        })
+    }
+    fn format1_origin(&mut self) -> Result<Format1Record<'a>, Malformed> {
+        let [_tag] = self.array()?;
+        Ok(Format1Record::Origin {
+            ino: self.ino()?,
+            layer: self.layer_id()?,
+            len: self.u64()?,
+            path: self.name()?,
+        })
+    }
     fn record(&mut self) -> Result<Record<'a>, Malformed> {
-        Ok(match self.u8()? {
+        let [tag] = self.array()?;
+        Ok(match tag {
             tag::INODE => Record::Inode { ino: self.ino()?, image: self.image()? },
             tag::DROP => Record::Drop { ino: self.ino()? },
             tag::TIMES => {
                 Record::Times { ino: self.ino()?, mtime: self.time()?, ctime: self.time()? }
             }
             tag::TARGET => Record::Target { ino: self.ino()?, target: self.name()? },
-            tag::ORIGIN => Record::Origin {
-                ino: self.ino()?,
-                layer: LayerId(self.u16()?),
-                len: self.u64()?,
-                path: self.name()?,
-            },
+            tag::ORIGIN => {
+                Record::Origin { ino: self.ino()?, origin: self.origin()?, path: self.name()? }
+            }
+            tag::BELOW => {
+                let (ino, (below, untouched)) = (self.ino()?, self.below()?);
+                Record::Below { ino, below, untouched }
+            }
+            tag::LAYER => {
+                let id = RecordedLayer(self.u32()?);
+                Record::Layer { id, identity: self.u64()?, place: self.layer_id()? }
+            }
             tag::LINK => Record::Link {
                 parent: self.ino()?,
                 ino: self.ino()?,
-                covers: self.u8()? != 0,
+                hides_lower: self.flag()?,
                 name: self.name()?,
             },
             tag::WHITEOUT => Record::Whiteout { parent: self.ino()?, name: self.name()? },
             tag::UNLINK => Record::Unlink { parent: self.ino()?, name: self.name()? },
             tag::SET_XATTR => {
-                let (ino, name) = (self.ino()?, self.name()?);
-                let len = self.u32()? as usize;
-                Record::SetXattr { ino, name, value: self.bytes(len)? }
+                Record::SetXattr { ino: self.ino()?, name: self.name()?, value: self.value()? }
             }
             tag::REMOVE_XATTR => Record::RemoveXattr { ino: self.ino()?, name: self.name()? },
             tag::MAP => Record::Map {
@@ -334,8 +560,8 @@ impl<'a> Reader<'a> {
                 Record::Hole { ino: self.ino()?, at: FileBlock(self.u64()?), len: self.u64()? }
             }
             tag::SIZE => {
-                let (ino, size, valid) = (self.ino()?, self.u64()?, self.u64()?);
-                Record::Size { ino, size, origin_len: (valid != u64::MAX).then_some(valid) }
+                let (ino, size) = (self.ino()?, self.u64()?);
+                Record::Size { ino, size, origin_len: self.origin_len()? }
             }
             tag::NEXT_INODE => Record::NextInode { next: self.u64()? },
             tag::SYNC_POINT => Record::SyncPoint,
@@ -363,13 +589,24 @@ mod tests {
             ctime: t(i64::MAX),
             btime: t(0),
         };
+        let origin = OriginImage {
+            layer: RecordedLayer(u32::MAX),
+            len: 9,
+            stamp: Stamp { size: 10, mtime: t(-77) },
+            blocks: 11,
+            several_names: true,
+        };
         vec![
             Record::Inode { ino, image },
             Record::Drop { ino },
             Record::Times { ino, mtime: t(1), ctime: t(2) },
             Record::Target { ino, target: b"../x" },
-            Record::Origin { ino, layer: LayerId::HOST_UPPER, len: 9, path: b"a/b" },
-            Record::Link { parent: ino, ino, covers: true, name: &[0xff; 255] },
+            Record::Origin { ino, origin, path: b"a/b" },
+            Record::Below { ino, below: BelowImage::Nothing, untouched: false },
+            Record::Below { ino, below: BelowImage::SameName, untouched: true },
+            Record::Below { ino, below: BelowImage::Path(b"a/b"), untouched: false },
+            Record::Layer { id: RecordedLayer(8), identity: u64::MAX, place: LayerId::HOST_UPPER },
+            Record::Link { parent: ino, ino, hides_lower: true, name: &[0xff; 255] },
             Record::Whiteout { parent: ino, name: b"w" },
             Record::Unlink { parent: ino, name: b"" },
             Record::SetXattr { ino, name: b"user.a", value: &[7; 65536] },
@@ -404,5 +641,40 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn integers_are_as_long_as_they_need_to_be() {
+        for (value, len) in [(0, 1), (127, 1), (128, 2), (1 << 30, 5), (u64::MAX, 10)] {
+            let mut bytes = Vec::new();
+            put_number(&mut bytes, value);
+            assert_eq!(bytes.len(), len);
+            let mut reader = Reader { rest: &bytes, integers: Integers::Leb128 };
+            assert_eq!(reader.leb128(), Ok(value));
+        }
+        let read = |bytes| Reader { rest: bytes, integers: Integers::Leb128 }.leb128();
+        assert_eq!(read(&[0xff; 11]), Err(Malformed));
+        assert_eq!(
+            read(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]),
+            Err(Malformed)
+        );
+    }
+
+    /// Bytes that the first released version wrote.
+    #[test]
+    fn records_of_format_1_are_read() {
+        let link =
+            [&[6, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 1, 0, 1, 2, 0][..], b"ab"].concat();
+        let (parent, ino) = (InodeNo::ROOT, InodeNo(1 << 48 | 9));
+        let want = Record::Link { parent, ino, hides_lower: true, name: b"ab" };
+        assert_eq!(Format1Record::decode(&mut &*link), Ok(Format1Record::Same(want)));
+        let origin =
+            [&[5, 9, 0, 0, 0, 0, 0, 1, 0, 0xff, 0x7f, 5, 0, 0, 0, 0, 0, 0, 0, 1, 0][..], b"f"];
+        let want = Format1Record::Origin { ino, layer: LayerId::HOST_UPPER, len: 5, path: b"f" };
+        assert_eq!(Format1Record::decode(&mut &*origin.concat()), Ok(want));
+        let size = [&[13][..], &[9, 0, 0, 0, 0, 0, 1, 0], &[5, 0, 0, 0, 0, 0, 0, 0], &[0xff; 8]];
+        let want = Record::Size { ino, size: 5, origin_len: None };
+        assert_eq!(Format1Record::decode(&mut &*size.concat()), Ok(Format1Record::Same(want)));
+        assert_eq!(Format1Record::decode(&mut &[16, 0, 0, 0][..]), Err(Malformed));
     }
 }

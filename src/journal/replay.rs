@@ -12,7 +12,7 @@ use super::chain::{Chain, SMALLEST};
 use super::log::Log;
 use super::random;
 use super::segment::{self, HEADER, Header, Kind, Link, Position, Segment, frame_at, frame_size};
-use super::superblock::{self, Superblock};
+use super::superblock::{self, Format, Superblock};
 use crate::block::{BLOCK_SIZE, StoreBlock, StoreOffset, blocks_for};
 use crate::config::Medium;
 use crate::filestore::{self, Access, Backing, Extent, Filestore, HostFile, OpenError, Options};
@@ -104,6 +104,7 @@ fn format(backing: &dyn Backing, boot: [u8; 16]) -> Result<()> {
     write(first.start.offset(), &header.encode(&uuid))?;
     for generation in [1, 2] {
         let superblock = Superblock {
+            format: Format::Two,
             uuid,
             generation,
             head: first.start,
@@ -343,6 +344,11 @@ impl Recovering {
     /// What opening found out.
     pub fn recovery(&self) -> &Recovery {
         &self.recovery
+    }
+
+    /// How the records in the frames are written. A checkpoint of the [`Log`] writes format 2, whatever it was.
+    pub fn format(&self) -> Format {
+        self.superblock.format
     }
 
     /// Hands the payload of every frame that holds to `apply`, in order.

@@ -10,7 +10,15 @@ pub(super) const BLOCKS: u64 = 2;
 pub(super) const END: StoreBlock = StoreBlock(BLOCKS);
 const SIZE: usize = 512;
 const MAGIC: &[u8; 8] = b"OVERCOAT";
-const VERSION: u32 = 1;
+
+/// How the records of the journal are written, and what they mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Format {
+    One = 1,
+    /// What this program writes.
+    Two = 2,
+}
 
 const CLEAN: u32 = 1;
 const VOLATILE: u32 = 2;
@@ -18,6 +26,7 @@ const VOLATILE: u32 = 2;
 /// What both slots hold, the later of which is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Superblock {
+    pub(super) format: Format,
     pub(super) uuid: [u8; 16],
     /// Counts the writes; its lowest bit is the slot.
     pub(super) generation: u64,
@@ -52,7 +61,7 @@ impl Superblock {
         let mut out = [0; SIZE];
         let flags = (u32::from(self.clean) * CLEAN) | (u32::from(self.volatile) * VOLATILE);
         out[..8].copy_from_slice(MAGIC);
-        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..12].copy_from_slice(&(self.format as u32).to_le_bytes());
         out[12..16].copy_from_slice(&(BLOCK_SIZE as u32).to_le_bytes());
         out[16..32].copy_from_slice(&self.uuid);
         out[32..40].copy_from_slice(&self.generation.to_le_bytes());
@@ -76,11 +85,17 @@ impl Superblock {
             return Slot::Damaged;
         }
         let (version, features) = (u32_at(8), u32_at(60));
-        if version != VERSION || features != 0 || u64::from(u32_at(12)) != BLOCK_SIZE {
+        let format = match version {
+            1 => Format::One,
+            2 => Format::Two,
+            _ => return Slot::Newer(version),
+        };
+        if features != 0 || u64::from(u32_at(12)) != BLOCK_SIZE {
             return Slot::Newer(version);
         }
         let flags = u32_at(56);
         Slot::Whole(Superblock {
+            format,
             uuid: array(bytes, 16),
             generation: u64_at(32),
             head: StoreBlock(u64_at(40)),
@@ -135,6 +150,7 @@ mod tests {
     #[test]
     fn comes_back_and_notices_every_flipped_byte() {
         let sb = Superblock {
+            format: Format::One,
             uuid: [7; 16],
             generation: 9,
             head: StoreBlock(2),

@@ -53,8 +53,7 @@ impl Listing {
         self.entries.binary_search_by(|slot| self.name(slot).cmp(name))
     }
 
-    #[cfg(test)]
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> + DoubleEndedIterator {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> {
         self.entries.iter().map(|slot| self.entry(slot))
     }
 
@@ -212,7 +211,7 @@ impl Stack {
                 && ino.is_some()
                 && dir.is_redirected(name)?;
             let number = match ino.filter(|_| !is_redirected) {
-                Some(ino) => self.number(layer, root_dev, ino).0,
+                Some(ino) => self.number(root_dev, ino).0,
                 None => 0,
             };
             all.add(name, rank, Kind::Object(file_type.dtype()), number)

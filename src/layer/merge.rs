@@ -126,12 +126,12 @@ impl Stack {
         if !object.attr.is_dir() {
             if found.top.is_none() {
                 let at = found.child(parent, name);
-                found.top = Some((self.attr(layer, &object), object.key, at));
+                found.top = Some((self.attr(&object), object.key, at));
             }
             return Ok(Next::Stop);
         }
         let at = found.child(parent, name);
-        let attr = self.attr(layer, &object);
+        let attr = self.attr(&object);
         found.lowest = Some(attr.ino);
         found.dirs.push(at.clone());
         if found.top.is_none() {

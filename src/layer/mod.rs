@@ -25,7 +25,7 @@ mod tests;
 
 pub use error::{LayerError, check_overlap};
 pub use host_calls::{NoHostCalls, forbid as forbid_host_calls};
-pub use listing::Listing;
+pub use listing::{Entry, Listing};
 pub use object::OpenFile;
 pub use source::{FileKey, LayerIdentity, LowerFile, Want};
 pub use stack::{LowerNode, Stack};

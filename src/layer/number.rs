@@ -1,8 +1,5 @@
-//! Inode numbers of lower objects.
-//!
-//! There are two ways to number them. [`Numbering::ByLayer`] puts the layer above the host's inode number; an upper of
-//! format 1 finds its inodes by these numbers. [`Numbering::ByDevice`] shows the host's own number wherever it can, so
-//! that programs without large-file support work on layers whose numbers fit 32 bits.
+//! Inode numbers of lower objects: the host's own wherever that is possible, so that programs without large-file support
+//! work on layers whose numbers fit 32 bits.
 
 use crate::attr::{InodeNo, LayerId};
 
@@ -14,26 +11,6 @@ const HASHED: u64 = 1 << 63;
 
 /// How many devices besides the main one get a number of their own: more would reach [`HASHED`].
 const DEVICES: usize = 1 << (63 - HOST_BITS);
-
-/// How inodes of layers are numbered; settled when a stack is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Numbering {
-    /// Layer and host inode number side by side.
-    ByLayer,
-    /// The host's own number on the main device; device and host inode number side by side elsewhere.
-    #[cfg_attr(not(test), expect(dead_code, reason = "uppers of format 1 find inodes by ByLayer"))]
-    ByDevice(Devices),
-}
-
-impl Numbering {
-    /// The number of host inode `ino` on device `dev` in `layer`, whose root lies on `root_dev`.
-    pub fn number(&self, layer: LayerId, root_dev: u64, dev: u64, ino: u64) -> InodeNo {
-        match self {
-            Numbering::ByLayer => number_by_layer(layer, root_dev, dev, ino),
-            Numbering::ByDevice(devices) => devices.number(dev, ino),
-        }
-    }
-}
 
 /// The devices that the roots of layers lie on, each once, in the order of first appearance from the bottom layer. The
 /// first is the main device.
@@ -59,10 +36,11 @@ impl Devices {
     /// fit, it is a hash with the top bit set. A device's place in the list does not depend on layers added on top.
     ///
     /// Different inodes may get the same number where a file system has inode numbers of more than 48 bits. 0 is not
-    /// a number and 1 is the merged root's ([`InodeNo::ROOT`]), so host inodes 0 and 1 of the main device are hashed.
+    /// a number, 1 is the merged root's ([`InodeNo::ROOT`]), and [`InodeNo::NODE_IDS`] are no inode's, so such host
+    /// inodes of the main device are hashed.
     pub fn number(&self, dev: u64, ino: u64) -> InodeNo {
         match self.0.iter().position(|&known| known == dev) {
-            Some(0) if ino > InodeNo::ROOT.0 => InodeNo(ino),
+            Some(0) if ino > InodeNo::ROOT.0 && !InodeNo::NODE_IDS.contains(&ino) => InodeNo(ino),
             Some(index @ 1..DEVICES) if ino >> HOST_BITS == 0 => {
                 InodeNo((index as u64) << HOST_BITS | ino)
             }
@@ -73,9 +51,9 @@ impl Devices {
     }
 }
 
-/// [`Numbering::ByLayer`]: layer and host inode number side by side where they fit. Otherwise (an inode of
+/// The number in an upper of format 1: layer and host inode number side by side where they fit. Otherwise (an inode of
 /// another device inside the layer, or a number of more than 48 bits) a hash with the top bit set.
-fn number_by_layer(layer: LayerId, root_dev: u64, dev: u64, ino: u64) -> InodeNo {
+pub(super) fn number_in_format1(layer: LayerId, root_dev: u64, dev: u64, ino: u64) -> InodeNo {
     let same_device = dev == root_dev;
     if same_device && ino >> HOST_BITS == 0 && layer.0 < 0x8000 {
         return InodeNo(u64::from(layer.0) << HOST_BITS | ino);
@@ -105,7 +83,7 @@ mod tests {
 
     #[test]
     fn layer_and_inode_side_by_side() {
-        let number = |layer| Numbering::ByLayer.number(layer, 9, 9, 77);
+        let number = |layer| number_in_format1(layer, 9, 9, 77);
         assert_eq!(number(LayerId(3)), InodeNo(3 << 48 | 77));
         assert_eq!(number(LayerId::HOST_UPPER), InodeNo(0x7fff << 48 | 77));
     }
@@ -114,7 +92,7 @@ mod tests {
     fn numbers_by_layer_never_meet_the_upper_s() {
         for ino in [1, 2, (1 << 48) - 1, 1 << 48, u64::MAX] {
             for dev in [1, 2] {
-                assert!(number_by_layer(LayerId(1), 1, dev, ino).0 >= 1 << 48);
+                assert!(number_in_format1(LayerId(1), 1, dev, ino).0 >= 1 << 48);
             }
         }
     }
@@ -125,7 +103,7 @@ mod tests {
         for layer in 1..20 {
             for dev in 2..20 {
                 for ino in 0..100 {
-                    let n = number_by_layer(LayerId(layer), 1, dev, ino).0;
+                    let n = number_in_format1(LayerId(layer), 1, dev, ino).0;
                     assert!(n & HASHED != 0 && seen.insert(n));
                 }
             }
@@ -135,7 +113,7 @@ mod tests {
     #[test]
     fn a_large_inode_does_not_depend_on_the_device_number() {
         let big = 1 << 50;
-        let number = |root_dev, dev| number_by_layer(LayerId(1), root_dev, dev, big);
+        let number = |root_dev, dev| number_in_format1(LayerId(1), root_dev, dev, big);
         assert_eq!(number(5, 5), number(8, 8));
         assert_ne!(number(5, 5), number(8, 5));
         let devices = |second| Devices::new([5, second]);
@@ -148,8 +126,6 @@ mod tests {
         for ino in [2, 77, u64::from(u32::MAX), 1 << 48, 1 << 62] {
             assert_eq!(devices.number(7, ino), InodeNo(ino));
         }
-        let layer = LayerId(3);
-        assert_eq!(Numbering::ByDevice(devices).number(layer, 7, 7, 77), InodeNo(77));
     }
 
     #[test]

@@ -36,9 +36,9 @@ impl Stack {
     /// # Errors
     /// As above.
     pub fn stat_with_key(&self, at: &LowerPath) -> Result<(Attr, FileKey)> {
-        let (layer, dir, name) = self.place(at)?;
+        let (_, dir, name) = self.place(at)?;
         let found = dir.stat(name)?;
-        Ok((self.attr(layer, &found), found.key))
+        Ok((self.attr(&found), found.key))
     }
 
     /// Opens a regular file for reading; what is opened can never be written through.
@@ -47,7 +47,7 @@ impl Stack {
     /// `EISDIR`, `ELOOP` (symbolic link) and `ENXIO` for what is no regular file; `EIO` for a file
     /// whose data lie elsewhere (`overlay.metacopy`).
     pub fn open_file(&self, at: &LowerPath) -> Result<OpenFile> {
-        let (layer, dir, name) = self.place(at)?;
+        let (_, dir, name) = self.place(at)?;
         let name = name.ok_or(Errno::ISDIR)?;
         let opened = self.with_descriptors(|| dir.open_file(name))?;
         if opened.lacks_data {
@@ -61,7 +61,7 @@ impl Stack {
         Ok(OpenFile {
             file: opened.file,
             no_xattrs: opened.no_xattrs,
-            attr: self.attr(layer, &opened.attr),
+            attr: self.attr(&opened.attr),
             key: opened.attr.key,
         })
     }

@@ -3,7 +3,7 @@
 use super::cache::DirCache;
 use super::error::LayerError;
 use super::host::HostLayer;
-use super::number::{Devices, Numbering};
+use super::number::{Devices, number_in_format1};
 use super::owner::Owners;
 use super::source::{Directory, FileKey, Layer, LayerAttr, LayerIdentity};
 use crate::attr::{Attr, InodeNo, LayerId, LowerPath};
@@ -17,9 +17,6 @@ const MOST_LOWERS: usize = LayerId::HOST_UPPER.0 as usize - 1;
 
 /// The lowest of the lower directories.
 const BOTTOM: LayerId = LayerId(1);
-
-/// How the stacks of this version number inodes.
-const NUMBERING: fn(Devices) -> Numbering = |_| Numbering::ByLayer;
 
 /// An object of the merged view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +66,7 @@ pub struct Stack {
     /// The roots that show in the merged root, topmost first; immutable.
     pub(super) roots: Vec<LowerPath>,
     pub(super) owners: Owners,
-    numbering: Numbering,
+    devices: Devices,
     any_may_block: bool,
     dirs: DirCache,
 }
@@ -112,9 +109,8 @@ impl Stack {
         let roots = layers[..showing].iter().map(at_root).collect();
         let dirs = DirCache::new(layers.len());
         let any_may_block = layers.iter().any(|l| l.layer.facts().may_block);
-        let numbering =
-            NUMBERING(Devices::new(layers.iter().rev().map(|l| l.layer.facts().root_dev)));
-        Stack { layers, roots, owners: Owners::new(idmap), numbering, any_may_block, dirs }
+        let devices = Devices::new(layers.iter().rev().map(|l| l.layer.facts().root_dev));
+        Stack { layers, roots, owners: Owners::new(idmap), devices, any_may_block, dirs }
     }
 
     /// The merged root, with the topmost root's attributes. As everywhere, nothing shows from below
@@ -125,7 +121,7 @@ impl Stack {
     pub fn root(&self) -> Result<LowerNode> {
         let top = &self.layers[0];
         let found = top.layer.root().stat(None)?;
-        let mut attr = self.attr(top, &found);
+        let mut attr = self.attr(&found);
         attr.ino = InodeNo::ROOT;
         if self.roots.len() > 1 {
             attr.nlink = 1;
@@ -214,15 +210,21 @@ impl Stack {
         }
     }
 
-    /// The number of host inode `ino` on device `dev` in `layer`.
-    pub(super) fn number(&self, at: &StackedLayer, dev: u64, ino: u64) -> InodeNo {
-        self.numbering.number(at.id, at.layer.facts().root_dev, dev, ino)
+    /// The number of host inode `ino` on device `dev`.
+    pub(super) fn number(&self, dev: u64, ino: u64) -> InodeNo {
+        self.devices.number(dev, ino)
+    }
+
+    /// The number that an upper of format 1 has for a file of a layer; `None` where there is no such layer.
+    pub fn number_in_format1(&self, layer: LayerId, key: &FileKey) -> Option<InodeNo> {
+        let root_dev = self.layer(layer).ok()?.layer.facts().root_dev;
+        Some(number_in_format1(layer, root_dev, key.dev, key.ino))
     }
 
     /// Attributes as the mount shows them; the number is the object's own in its layer.
-    pub(super) fn attr(&self, at: &StackedLayer, found: &LayerAttr) -> Attr {
+    pub(super) fn attr(&self, found: &LayerAttr) -> Attr {
         Attr {
-            ino: self.number(at, found.key.dev, found.key.ino),
+            ino: self.number(found.key.dev, found.key.ino),
             uid: self.owners.uid(found.attr.uid),
             gid: self.owners.gid(found.attr.gid),
             ..found.attr

@@ -76,7 +76,7 @@ impl Overlay {
             self.clear_tail(ino, size)?;
         }
         let mut tx = self.begin_at(now)?;
-        let old = tx.raise(ino, &prepared)?;
+        let old = tx.copy_up(ino, &prepared)?;
         let mut image = old;
         if let Some(size) = set.size {
             if FileType::from_mode(old.mode) != Some(FileType::Regular) {

@@ -140,15 +140,15 @@ impl Overlay {
             }
             None => false,
         };
-        let raised = self.prepare(parent)?;
+        let copy = self.prepare(parent)?;
         let mut tx = self.begin()?;
-        let covers = match name.and_then(|name| tx.dentry(parent, name)) {
+        let hides_lower = match name.and_then(|name| tx.dentry(parent, name)) {
             Some(Dentry::Inode { .. }) => return Err(Errno::EXIST),
             Some(Dentry::Whiteout) => true,
             None if exists_below => return Err(Errno::EXIST),
             None => false,
         };
-        let dir = tx.raise(parent, &raised)?;
+        let dir = tx.copy_up(parent, &copy)?;
         if dir.nlink == 0 {
             return Err(Errno::NOENT);
         }
@@ -164,7 +164,7 @@ impl Overlay {
             tx.put(Record::SetXattr { ino, name, value });
         }
         if let Some(name) = name {
-            tx.put(Record::Link { parent, ino, covers, name });
+            tx.put(Record::Link { parent, ino, hides_lower, name });
             tx.touch(parent);
         }
         let mut st = tx.commit(Urgency::Normal)?;
@@ -179,26 +179,26 @@ impl Overlay {
         let name = new_name.as_bytes();
         check_name(name)?;
         let exists_below = self.probe(new_parent, name)?.is_some();
-        let (raised, raised_parent) = (self.prepare(ino)?, self.prepare(new_parent)?);
+        let (copy, parent_copy) = (self.prepare(ino)?, self.prepare(new_parent)?);
         let mut tx = self.begin()?;
-        let covers = match tx.dentry(new_parent, name) {
+        let hides_lower = match tx.dentry(new_parent, name) {
             Some(Dentry::Inode { .. }) => return Err(Errno::EXIST),
             Some(Dentry::Whiteout) => true,
             None if exists_below => return Err(Errno::EXIST),
             None => false,
         };
-        let dir = tx.raise(new_parent, &raised_parent)?;
+        let dir = tx.copy_up(new_parent, &parent_copy)?;
         if dir.nlink == 0 {
             return Err(Errno::NOENT);
         }
-        let mut image = tx.raise(ino, &raised)?;
+        let mut image = tx.copy_up(ino, &copy)?;
         if FileType::from_mode(image.mode) == Some(FileType::Directory) {
             return Err(Errno::PERM);
         }
         image.nlink = image.nlink.checked_add(1).ok_or(Errno::MLINK)?;
         image.ctime = tx.now;
         tx.put(Record::Inode { ino, image });
-        tx.put(Record::Link { parent: new_parent, ino, covers, name });
+        tx.put(Record::Link { parent: new_parent, ino, hides_lower, name });
         tx.touch(new_parent);
         let mut st = tx.commit(Urgency::Normal)?;
         enter(&mut st, ino, new_parent, None)

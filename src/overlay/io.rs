@@ -1,8 +1,9 @@
 //! open, read, fsync.
 
 use super::Overlay;
+use super::lower_files::LowerData;
 use super::state::State;
-use crate::attr::{Caller, InodeNo, LowerPath, SetAttr};
+use crate::attr::{Caller, InodeNo, SetAttr};
 use crate::block::{FileBlock, StoreBlock};
 use crate::config::Durability;
 use crate::errno::{Errno, Result};
@@ -20,7 +21,7 @@ pub(super) struct View {
     pub size: u64,
     pub segments: SmallVec<[Segment; 6]>,
     /// The lower file, and how many bytes of it are valid.
-    pub origin: Option<(LowerPath, u64)>,
+    pub origin: Option<(LowerData, u64)>,
     /// Where blocks for the range would best be taken: behind the extent before it.
     pub hint: Option<StoreBlock>,
 }
@@ -58,16 +59,10 @@ impl Overlay {
             return self.setattr(ino, &set, caller).map(drop);
         }
         // A lower file that cannot be read should fail here and not at the first read.
-        let at = {
-            let st = self.state.read();
-            match st.tree.get(ino) {
-                Some(inode) => inode.file().and_then(|(_, origin)| origin).map(|o| o.at.clone()),
-                None => Some(st.node(ino)?.lower.as_ref().ok_or(Errno::STALE)?.at.clone()),
-            }
-        };
-        match at {
-            Some(at) => self.lower_file(ino, &at).map(drop),
-            None => Ok(()),
+        let origin = view(&self.state.read(), ino, FileBlock::ZERO..FileBlock::ZERO)?.origin;
+        match origin {
+            Some((data, valid)) if valid > 0 => self.lower_file(ino, &data).map(drop),
+            _ => Ok(()),
         }
     }
 
@@ -128,7 +123,7 @@ impl Overlay {
     pub(super) fn read_origin(
         &self,
         ino: InodeNo,
-        origin: &Option<(LowerPath, u64)>,
+        origin: &Option<(LowerData, u64)>,
         offset: u64,
         buf: &mut [u8],
     ) -> Result<()> {
@@ -198,7 +193,7 @@ pub(super) fn view(st: &State, ino: InodeNo, blocks: Range<FileBlock>) -> Result
         let (map, origin) = inode.file().ok_or(Errno::INVAL)?;
         let mut segments = SmallVec::new();
         map.segments(first, count, |segment| segments.push(segment));
-        let origin = origin.map(|o| (o.at.clone(), o.len));
+        let origin = origin.map(|o| (LowerData::Origin(o.clone()), o.image.len));
         let hint = map.hint_before(first);
         return Ok(View { size: inode.image().size, segments, origin, hint });
     }
@@ -209,7 +204,12 @@ pub(super) fn view(st: &State, ino: InodeNo, blocks: Range<FileBlock>) -> Result
     let mut segments = SmallVec::new();
     ExtentMap::default().segments(first, count, |segment| segments.push(segment));
     let size = lower.attr.size;
-    Ok(View { size, segments, origin: Some((lower.at.clone(), size)), hint: None })
+    Ok(View {
+        size,
+        segments,
+        origin: Some((LowerData::Place(lower.at.clone()), size)),
+        hint: None,
+    })
 }
 
 /// The part of a segment that lies in `len` bytes from `offset`: its place in that buffer, and how

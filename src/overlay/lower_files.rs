@@ -1,22 +1,43 @@
-//! Open lower files, a bounded number of them.
+//! The lower files that data are read from: which one an inode's is, and a bounded number of open descriptors.
 
 use super::Overlay;
-use crate::attr::{InodeNo, LowerPath};
+use super::state::State;
+use crate::attr::{Attr, InodeNo, LayerId, LowerPath, Time};
 use crate::errno::{Errno, Result};
-use crate::layer::{LowerFile, NoHostCalls, OpenFile, forbid_host_calls};
+use crate::journal::Urgency;
+use crate::journal::record::{InodeImage, OriginImage, Record, Stamp};
+use crate::layer::{LowerFile, LowerNode, NoHostCalls, OpenFile, forbid_host_calls};
+use crate::upper::{Inode, Origin};
 use parking_lot::{Mutex, MutexGuard};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
 
 const MOST: usize = 512;
+
+/// Where a file's data are that the upper does not have.
+#[derive(Clone, Debug)]
+pub(super) enum LowerData {
+    /// Of a file that the upper does not have: where it was found.
+    Place(LowerPath),
+    /// Of a file that was copied up: where it was then. What is there now may be another file.
+    Origin(Origin),
+}
+
+#[derive(Clone, Debug)]
+struct OpenLower {
+    file: Arc<dyn LowerFile>,
+    layer: LayerId,
+}
 
 #[derive(Default)]
 pub(super) struct LowerFiles(Mutex<Files>);
 
 #[derive(Default)]
 struct Files {
-    open: FxHashMap<InodeNo, (Arc<dyn LowerFile>, u64)>,
+    open: FxHashMap<InodeNo, (OpenLower, u64)>,
     clock: u64,
+    /// Files whose origin is gone, which was logged.
+    reported: FxHashSet<InodeNo>,
 }
 
 impl LowerFiles {
@@ -25,7 +46,7 @@ impl LowerFiles {
         (self.0.lock(), forbid_host_calls())
     }
 
-    fn get(&self, ino: InodeNo) -> Option<Arc<dyn LowerFile>> {
+    fn get(&self, ino: InodeNo) -> Option<OpenLower> {
         let (mut files, _quiet) = self.lock();
         files.clock += 1;
         let clock = files.clock;
@@ -34,8 +55,8 @@ impl LowerFiles {
         Some(file.clone())
     }
 
-    fn keep(&self, ino: InodeNo, file: Arc<dyn LowerFile>) {
-        let mut closed: Vec<Arc<dyn LowerFile>> = Vec::new();
+    fn keep(&self, ino: InodeNo, file: OpenLower) {
+        let mut closed: Vec<OpenLower> = Vec::new();
         let (mut files, quiet) = self.lock();
         if files.open.len() >= MOST {
             // The older half goes; those in use stay open until their reader is done.
@@ -62,18 +83,59 @@ impl LowerFiles {
         drop((files, quiet));
         drop(closed);
     }
+
+    /// Logs, once, that data of a file cannot be had any more.
+    fn report(&self, ino: InodeNo, origin: &Origin) {
+        let first = self.lock().0.reported.insert(ino);
+        if first {
+            tracing::error!(
+                file = %String::from_utf8_lossy(&origin.path),
+                "the layers no longer have the file that this one was copied up from: what was not written is EIO"
+            );
+        }
+    }
+}
+
+/// How alike a file and a stamp are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Likeness {
+    Same,
+    /// The nanoseconds are lost: tar keeps seconds only.
+    SameInSeconds,
+    Other,
+}
+
+fn likeness(size: u64, mtime: Time, stamp: Stamp) -> Likeness {
+    let at = stamp.mtime;
+    match size == stamp.size {
+        true if mtime == at => Likeness::Same,
+        true if mtime == (Time { nsec: 0, ..at }) => Likeness::SameInSeconds,
+        _ => Likeness::Other,
+    }
+}
+
+/// Whether a lower file can be the one that was copied up.
+pub(super) fn is_like(attr: &Attr, stamp: Stamp) -> bool {
+    likeness(attr.size, attr.mtime, stamp) != Likeness::Other
+}
+
+/// Whether nothing usable is at a place, in contrast to a host that fails.
+fn is_absence(err: Errno) -> bool {
+    matches!(
+        err,
+        Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::ISDIR | Errno::LOOP | Errno::NXIO
+    )
 }
 
 impl Overlay {
-    /// The lower file whose bytes are, and nothing else is, the data of `ino`, opened read-only and with a descriptor for
-    /// passthrough; reading it changes no access time. `None` where there is none such, or where the
+    /// The lower file whose bytes are, and nothing else is, the data of `ino`, opened read-only and with a descriptor
+    /// for passthrough; reading it changes no access time. `None` where there is none such, or where the
     /// file has several names, unless nothing ever changes.
     pub fn untouched_file(&self, ino: InodeNo) -> Option<Arc<dyn LowerFile>> {
-        let at = self.untouched(ino).ok()??;
-        if !self.stack.keeps_atime(at.layer) {
-            return None;
-        }
-        self.lower_file(ino, &at).ok().filter(|file| file.passthrough_fd().is_some())
+        let data = self.untouched(ino).ok()??;
+        let OpenLower { file, layer } = self.find_lower_file(ino, &data).ok()?;
+        let is_fit = self.stack.keeps_atime(layer) && file.passthrough_fd().is_some();
+        is_fit.then_some(file)
     }
 
     /// As [`Overlay::untouched_file`], with no question to the host.
@@ -81,23 +143,18 @@ impl Overlay {
         self.untouched(ino).is_ok_and(|found| found.is_some())
     }
 
-    fn untouched(&self, ino: InodeNo) -> Result<Option<LowerPath>> {
+    fn untouched(&self, ino: InodeNo) -> Result<Option<LowerData>> {
         let st = self.state.read();
-        let lower = st.node(ino)?.lower.as_deref();
         let (nlink, found) = match st.tree.get(ino) {
             Some(inode) => {
-                let (map, origin) = inode.file().ok_or(Errno::INVAL)?;
-                let size = inode.image().size;
-                // The upper tells how much of the origin counts, its layer how much there is.
-                let whole = origin.filter(|o| {
-                    let real = lower.filter(|l| l.at == o.at).map(|l| l.attr.size);
-                    map.runs() == 0 && o.len == size && real == Some(size)
-                });
-                (inode.image().nlink, whole.map(|o| o.at.clone()))
+                inode.file().ok_or(Errno::INVAL)?;
+                let whole = inode.origin().filter(|_| inode.has_only_origin_data());
+                (inode.image().nlink, whole.map(|origin| LowerData::Origin(origin.clone())))
             }
             None => {
+                let lower = st.node(ino)?.lower.as_deref();
                 let lower = lower.filter(|lower| lower.attr.is_regular()).ok_or(Errno::INVAL)?;
-                (lower.attr.nlink, Some(lower.at.clone()))
+                (lower.attr.nlink, Some(LowerData::Place(lower.at.clone())))
             }
         };
         Ok(found.filter(|_| self.read_only || nlink <= 1))
@@ -112,16 +169,15 @@ impl Overlay {
             return false;
         }
         let st = self.state.read();
-        let blocks = |at: &LowerPath| self.stack.may_block(at.layer);
+        let blocks = |place: LayerId| self.stack.may_block(place);
         let lower = st.nodes.get(&ino).and_then(|node| node.lower.as_deref());
         let node_blocks = lower.is_some_and(|lower| {
-            blocks(&lower.at) || lower.dirs.iter().flat_map(|dirs| dirs.iter()).any(blocks)
+            let mut dirs = lower.dir.iter().flat_map(|dir| dir.dirs.iter());
+            blocks(lower.at.layer) || dirs.any(|dir| blocks(dir.layer))
         });
-        let upper_blocks = st.tree.get(ino).is_some_and(|inode| {
-            inode.origin().is_some_and(|origin| blocks(&origin.at))
-                || inode.dir().is_some_and(|dir| dir.lowers().iter().any(blocks))
-        });
-        node_blocks || upper_blocks
+        // Where an origin is found is not known before it is looked for.
+        let has_origin = |inode: &Inode| inode.origin().is_some_and(|origin| origin.image.len > 0);
+        node_blocks || st.tree.get(ino).is_some_and(has_origin)
     }
 
     /// Whether the kernel still holds `ino`.
@@ -129,17 +185,123 @@ impl Overlay {
         self.state.read().nodes.contains_key(&ino)
     }
 
-    /// The lower file below an inode, opened read-only.
+    /// The lower file that has the data of an inode, opened read-only.
     ///
     /// # Errors
-    /// As [`crate::layer::Stack::open_file`].
-    pub(super) fn lower_file(&self, ino: InodeNo, at: &LowerPath) -> Result<Arc<dyn LowerFile>> {
+    /// `EIO` where the file that was copied up is gone or has other data now; what the host says.
+    pub(super) fn lower_file(&self, ino: InodeNo, data: &LowerData) -> Result<Arc<dyn LowerFile>> {
+        self.find_lower_file(ino, data).map(|found| found.file)
+    }
+
+    fn find_lower_file(&self, ino: InodeNo, data: &LowerData) -> Result<OpenLower> {
         if let Some(file) = self.lower_files.get(ino) {
             return Ok(file);
         }
-        let OpenFile { file, no_xattrs, .. } = self.stack.open_file(at)?;
-        self.note_bare(ino, no_xattrs);
+        let (opened, layer) = match data {
+            LowerData::Place(at) => (self.stack.open_file(at)?, at.layer),
+            LowerData::Origin(origin) => match self.open_origin(origin)? {
+                Some(opened) => opened,
+                None => {
+                    self.lower_files.report(ino, origin);
+                    return Err(Errno::IO);
+                }
+            },
+        };
+        self.note_bare(ino, opened.no_xattrs);
+        let file = OpenLower { file: opened.file, layer };
         self.lower_files.keep(ino, file.clone());
         Ok(file)
+    }
+
+    /// Opens the file that was copied up, wherever it is now; `None` where no layer has it any more. Judged by what
+    /// was opened.
+    fn open_origin(&self, origin: &Origin) -> Result<Option<(OpenFile, LayerId)>> {
+        let mut failed = Ok(None);
+        let mut second_best = None;
+        for layer in self.layers.candidates(origin.image.layer) {
+            let at = LowerPath { layer, path: origin.path.clone() };
+            match self.stack.open_file(&at) {
+                Ok(opened) => {
+                    match likeness(opened.attr.size, opened.attr.mtime, origin.image.stamp) {
+                        Likeness::Same => return Ok(Some((opened, layer))),
+                        Likeness::SameInSeconds if second_best.is_none() => {
+                            second_best = Some((opened, layer));
+                        }
+                        Likeness::SameInSeconds | Likeness::Other => {}
+                    }
+                }
+                Err(err) if is_absence(err) => {}
+                Err(err) => failed = Err(err),
+            }
+        }
+        match second_best {
+            Some(found) => Ok(Some(found)),
+            None => failed,
+        }
+    }
+
+    /// Whether a layer still has the file that was copied up.
+    fn has_origin(&self, origin: &Origin) -> bool {
+        self.layers.candidates(origin.image.layer).into_iter().any(|layer| {
+            let found = self.stack.stat(&LowerPath { layer, path: origin.path.clone() });
+            found.is_ok_and(|attr| attr.is_regular() && is_like(&attr, origin.image.stamp))
+        })
+    }
+
+    /// A file with metadata of its own only, whose lower file was replaced, has the data of the new one from now on
+    /// (as overlayfs with metacopy=on has). Asked when the kernel looks the file up. Where the change
+    /// cannot be journalled, the file keeps its size, and reading it is EIO.
+    ///
+    /// # Errors
+    /// What the host says of a layer.
+    pub(super) fn follow_origin(&self, ino: InodeNo) -> Result<()> {
+        let origin = {
+            let st = self.state.read();
+            let Some(origin) = st.tree.get(ino).and_then(Inode::origin) else { return Ok(()) };
+            origin.clone()
+        };
+        if self.has_origin(&origin) {
+            return Ok(());
+        }
+        let Some(now) = self.stack.resolve(&origin.path)? else { return Ok(()) };
+        if now.attr.is_regular() {
+            if let Err(err) = self.replace_origin(ino, &origin, &now) {
+                tracing::debug!(%err, ino = ino.0, "a file cannot follow its lower file");
+            }
+        }
+        Ok(())
+    }
+
+    fn replace_origin(&self, ino: InodeNo, old: &Origin, now: &LowerNode) -> Result<()> {
+        let mut tx = self.begin()?;
+        let is_as_before =
+            |inode: &Inode| inode.origin() == Some(old) && inode.has_only_origin_data();
+        let Some(image) = tx.committed(ino).filter(|inode| is_as_before(inode)).map(|i| *i.image())
+        else {
+            return Ok(());
+        };
+        let (size, mtime) = (now.attr.size, now.attr.mtime);
+        let layer = tx.recorded_layer(now.at.layer)?;
+        let origin = OriginImage {
+            layer,
+            len: size,
+            stamp: Stamp { size, mtime },
+            blocks: u32::try_from(now.attr.blocks).unwrap_or(u32::MAX),
+            ..old.image
+        };
+        // A time that somebody has set stays.
+        let mtime = if image.mtime == old.image.stamp.mtime { mtime } else { image.mtime };
+        let image = InodeImage { size, mtime, ctime: tx.now, ..image };
+        tx.put(Record::Inode { ino, image });
+        tx.put(Record::Origin { ino, origin, path: &now.at.path });
+        tx.commit(Urgency::Normal).map(drop)
+    }
+}
+
+impl State {
+    /// Whether a file of the upper has no data of its own, and the kernel does not hold it.
+    pub(super) fn may_follow_origin(&self, ino: InodeNo) -> bool {
+        let borrows = |inode: &Inode| inode.has_only_origin_data() && inode.image().size > 0;
+        !self.nodes.contains_key(&ino) && self.tree.get(ino).is_some_and(borrows)
     }
 }

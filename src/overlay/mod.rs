@@ -3,7 +3,7 @@
 //!
 //! What a name or an inode is, is decided in this order: the upper's entry (an inode or a
 //! whiteout), else what the layers have. An inode that the upper has (it was made here, or
-//! "raised" when something about it changed) answers from the upper; every other one from the
+//! copied up when something about it changed) answers from the upper; every other one from the
 //! attributes that its layer gave when it was looked up.
 //!
 //! What the layers say is asked first, without a lock, as a layer may hang; then operations take the state
@@ -17,13 +17,16 @@ mod attr_ops;
 mod caller;
 mod changes;
 mod clock;
+mod copy_up;
 mod create;
 mod file_locks;
 mod io;
+mod layers;
 mod lookup;
 mod lower_files;
+mod numbers;
 mod open;
-mod raise;
+mod orphans;
 mod readdir;
 mod recover;
 mod remove;
@@ -33,6 +36,7 @@ mod state;
 mod state_lock;
 mod statfs;
 mod txn;
+mod upgrade;
 mod upkeep;
 mod write;
 mod writers;
@@ -43,7 +47,7 @@ pub use lookup::Entry;
 pub use open::OpenError;
 pub use readdir::DirEntry;
 pub use recover::ReplayError;
-pub(crate) use recover::{Purpose, claim_and_open, drop_orphans, mark_extents, replay};
+pub(crate) use recover::{Purpose, Replay, claim_and_open, mark_extents, replay};
 pub use rename::RenameFlags;
 pub use space::{FallocateMode, Whence};
 pub use statfs::{StatFs, Usage};
@@ -56,6 +60,7 @@ use crate::filestore::{Claim, Filestore};
 use crate::layer::Stack;
 use clock::Clock;
 use file_locks::{FileLock, FileLocks};
+use layers::Layers;
 use lower_files::LowerFiles;
 use parking_lot::Mutex;
 use state_lock::StateLock;
@@ -72,6 +77,8 @@ const FORGET_WAIT: Duration = Duration::from_millis(6);
 pub struct Overlay {
     /// The layers. Immutable.
     stack: Stack,
+    /// Which of the layers the upper's records speak of. Immutable.
+    layers: Layers,
     /// File data of the upper. Has its own locks, taken after `state`.
     store: Arc<Filestore>,
     /// The upper, the looked-up inodes and the journal.

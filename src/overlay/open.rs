@@ -3,11 +3,14 @@
 use super::Overlay;
 use super::clock::Clock;
 use super::file_locks::FileLocks;
-use super::recover::{Purpose, ReplayError, claim_and_open, mark_extents, replay};
-use super::state::State;
+use super::layers::Layers;
+use super::orphans::find_links;
+use super::recover::{Purpose, Replay, ReplayError, claim_and_open, mark_extents, replay};
+use super::state::{Found, State};
 use super::state_lock::StateLock;
+use super::upgrade::upgrade;
 use super::upkeep::Upkeep;
-use crate::attr::{Caller, InodeNo, LayerId};
+use crate::attr::{Caller, InodeNo};
 use crate::block::BLOCK_SIZE;
 use crate::config::{Config, Durability, FILESTORE_NAME, Medium};
 use crate::errno::Errno;
@@ -16,7 +19,6 @@ use crate::journal::{self, Log, Recovering};
 use crate::layer::{LayerError, Stack};
 use crate::upper::Tree;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -29,13 +31,8 @@ pub enum OpenError {
     Store(PathBuf, filestore::OpenError),
     /// Its journal does not replay.
     Journal(PathBuf, ReplayError),
-    /// The upper refers to a layer that was not given.
-    OtherLayers {
-        given: usize,
-        needed: u16,
-    },
-    /// Most of what the upper changed of this layer is not the same files any more.
-    MovedLayer(PathBuf),
+    /// A filestore of an older format could not be converted.
+    Upgrade(PathBuf, Errno),
     /// The host went down under a `volatile` mount.
     VolatileCrash(PathBuf),
     Host(&'static str, Errno),
@@ -49,15 +46,9 @@ impl std::fmt::Display for OpenError {
             OpenError::Journal(path, err) => {
                 write!(f, "{}: the journal is damaged: {err}", path.display())
             }
-            OpenError::OtherLayers { given, needed } => write!(
+            OpenError::Upgrade(path, err) => write!(
                 f,
-                "lowerdir: the upper was made over at least {needed} layers, but {given} are given; \
-                 mount it with the layers it was made over"
-            ),
-            OpenError::MovedLayer(path) => write!(
-                f,
-                "{}: these are not the files the upper was made over, though they may look the same \
-                 (was the layer copied or unpacked anew?); mount the upper over the original",
+                "{}: cannot convert the filestore to the present format: {err}; it is as it was",
                 path.display()
             ),
             OpenError::VolatileCrash(path) => write!(
@@ -115,18 +106,14 @@ impl Overlay {
         let Upper { tree, store, log, claim } = upper;
         // Not before the filestore was made, which moves the upperdir's times.
         let root = stack.root().map_err(|err| OpenError::Host("examine the merged root", err))?;
-        let mut state = State {
-            tree,
-            nodes: Default::default(),
-            log: Some(log),
-            spare_frame: Vec::new(),
-            spare_freed: Vec::new(),
-            unreplayable: false,
-            unsynced_since: None,
-        };
-        state.remember(InodeNo::ROOT, InodeNo::ROOT, Some(root.into()));
+        let root = Found::new(root, || [].into());
+        let layers = Layers::new(&stack, &tree);
+        let mut state = State::new(tree, log);
+        find_links(&mut state, &stack, &layers);
+        state.remember(InodeNo::ROOT, InodeNo::ROOT, Some(root.lower));
         let overlay = Arc::new(Overlay {
             stack,
+            layers,
             store,
             state: StateLock::new(state),
             clock: Clock::new(),
@@ -140,6 +127,7 @@ impl Overlay {
             claim: Mutex::new(claim),
         });
         overlay.end_orphans();
+        overlay.settle_nameless();
         Ok(overlay)
     }
 
@@ -236,7 +224,7 @@ fn open_upper(config: &Config, stack: &Stack) -> Result<Upper, OpenError> {
     Ok(Upper { claim: Some(claim), ..upper })
 }
 
-/// Replays the journal of the upper, checks that it fits the layers, and makes it appendable.
+/// Replays the journal of the upper, converts it where it is of an older format, and makes it appendable.
 fn start_upper(
     config: &Config,
     stack: &Stack,
@@ -253,71 +241,40 @@ fn start_upper(
     if found.cut() {
         tracing::warn!(path = %path.display(), ?found, "the journal's end was cut off");
     }
-    let (tree, replayed) = replay(recovering).map_err(damaged)?;
-    mark_extents(&tree, &replayed).map_err(damaged)?;
+    let (replay, replayed) = replay(recovering).map_err(damaged)?;
+    mark_extents(replay.tree(), &replayed).map_err(damaged)?;
     // After a crash of the host, blocks whose flush had not ended may be missing.
     let missing = replayed.store().blocks_beyond_end();
     let missing = missing.map_err(|err| failed(filestore::OpenError::Host("examined", err)))?;
     if missing > 0 && !found.host_crash() {
         return Err(failed(filestore::OpenError::CutOff(missing)));
     }
-    check_layers(&tree, config.lowers.len())?;
-    check_origins(&tree, stack, config)?;
-    let (store, log) = match threads {
+    let unconverted = |err| OpenError::Upgrade(path.clone(), err);
+    let (tree, is_old) = match replay {
+        Replay::Two(tree) => (tree, false),
+        Replay::One(old) => (upgrade(old, stack).map_err(unconverted)?, true),
+    };
+    let (store, mut log) = match threads {
         Threads::Run => replayed.start(),
         #[cfg(test)]
         Threads::None => replayed.start_without_thread(),
     }
     .map_err(failed)?;
+    if is_old {
+        write_anew(&tree, &mut log).map_err(unconverted)?;
+        tracing::info!(path = %path.display(), "the filestore was of format 1, and is of format 2 now");
+    }
     Ok(Upper { tree, store, log, claim: None })
 }
 
-fn check_layers(tree: &Tree, given: usize) -> Result<(), OpenError> {
-    let files = tree.inodes().filter_map(|(_, inode)| inode.origin()).map(|origin| origin.at.layer);
-    let dirs = tree.inodes().filter_map(|(_, inode)| inode.dir());
-    let dirs = dirs.flat_map(|dir| dir.lowers().iter().map(|lower| lower.layer));
-    let lowers = files.chain(dirs).filter(|layer| *layer != LayerId::HOST_UPPER);
-    match lowers.max() {
-        Some(LayerId(needed)) if usize::from(needed) > given => {
-            Err(OpenError::OtherLayers { given, needed })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// How many raised inodes of each layer are compared with the files they were.
-const SAMPLE: usize = 64;
-
-/// Raised inodes are found again by layer and host inode, which a copy of a layer does not keep. A few
-/// that differ were replaced on the host; where most do, this is another layer.
-fn check_origins(tree: &Tree, stack: &Stack, config: &Config) -> Result<(), OpenError> {
-    let mut layers: FxHashMap<LayerId, (usize, usize)> = FxHashMap::default();
-    for (ino, inode) in tree.inodes().filter(|(ino, _)| *ino != InodeNo::ROOT) {
-        // A merged directory has the number of its lowest one.
-        let below = inode.dir().and_then(|dir| dir.lowers().last());
-        let Some(at) = inode.origin().map(|origin| &origin.at).or(below) else { continue };
-        let (seen, moved) = layers.entry(at.layer).or_default();
-        if *seen == SAMPLE {
-            continue;
-        }
-        let same = match stack.stat(at) {
-            Ok(attr) => attr.ino == ino,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => false,
-            Err(_) => continue,
-        };
-        *seen += 1;
-        *moved += usize::from(!same);
-    }
-    let moved = layers.iter().find(|(_, (seen, moved))| moved * 2 > *seen);
-    match (moved, &config.upper) {
-        (None, _) => Ok(()),
-        (Some((&LayerId::HOST_UPPER, _)), Some(upper)) => Err(OpenError::MovedLayer(upper.clone())),
-        (Some((layer, _)), _) => {
-            let index = config.lowers.len().checked_sub(usize::from(layer.0));
-            let path = index.and_then(|index| config.lowers.get(index)).cloned();
-            Err(OpenError::MovedLayer(path.unwrap_or_default()))
-        }
-    }
+/// Replaces the journal by an image of the tree, in the present format. Until the superblock is switched, the file is
+/// a whole one of the format that it was.
+fn write_anew(tree: &Tree, log: &mut Log) -> Result<(), Errno> {
+    let mut writer = log.begin_checkpoint()?;
+    tree.snapshot(&mut |records| writer.write(records))?;
+    let mut pending = log.switch(writer)?;
+    pending.sync()?;
+    log.commit(pending)
 }
 
 /// Ends the threads and closes the upper in order, where [`Overlay::destroy`] has not done so.

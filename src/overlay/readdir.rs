@@ -1,11 +1,12 @@
 //! Listing a merged directory: first the names of the lowers in their fixed order, each as the
 //! upper has it now, then the names that only the upper has, in the order in which they came. A
-//! cookie thus keeps its meaning whatever is added, removed, raised or replaced in between.
+//! cookie thus keeps its meaning whatever is added, removed, copied up or replaced in between.
 
+use super::state::{LowerDir, State};
 use super::{Entry, Overlay};
-use crate::attr::{FileType, InodeNo};
+use crate::attr::{DirCookie, FileType, InodeNo};
 use crate::errno::{Errno, Result};
-use crate::layer::Listing;
+use crate::layer::{self, Listing};
 use crate::upper::Dentry;
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -16,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 pub struct DirEntry<'a> {
     pub ino: InodeNo,
     /// The cookie of what follows.
-    pub next: u64,
+    pub next: DirCookie,
     /// DT_*.
     pub dtype: u8,
     pub name: &'a [u8],
@@ -24,21 +25,10 @@ pub struct DirEntry<'a> {
 
 /// Cookies: 0 `.`, 1 `..`, then the lower names, then from here on the upper's.
 const FIRST_LOWER: u64 = 2;
-const FIRST_UPPER: u64 = 1 << 40;
-
-/// The inode number of a lower name that can no longer be looked up.
-const UNKNOWN: InodeNo = InodeNo(u64::MAX);
+const FIRST_UPPER: u64 = 1 << 30;
 
 /// How many entries the layers are asked for numbers of at a time.
 const NUMBERS_BATCH: usize = 256;
-
-/// How far a listing came.
-enum Emitted {
-    /// To the end of what was asked for.
-    All,
-    /// To the lower name at this index, whose number is not known.
-    UpTo(usize),
-}
 
 /// How many entries readdirplus looks up at a time: what fits a 32 KiB reply.
 const PLUS_BATCH: usize = 200;
@@ -49,109 +39,156 @@ const PLUS_MOST: usize = 10_000;
 
 impl Overlay {
     /// The cookie behind the last entry that a directory has now: what is added comes after it.
-    pub fn listing_end(&self, ino: InodeNo) -> u64 {
+    pub fn listing_end(&self, ino: InodeNo) -> DirCookie {
         let st = self.state.read();
         let dir = st.tree.get(ino).and_then(|inode| inode.dir());
-        FIRST_UPPER + dir.map_or(0, |dir| dir.end())
+        DirCookie(FIRST_UPPER + dir.map_or(0, |dir| dir.end()))
     }
 
-    /// Emits the entries of these cookies (0 is the start) until `emit` returns false.
+    /// Emits the entries of these cookies until `emit` returns false.
     ///
     /// # Errors
-    /// `ENOTDIR`, `ESTALE` for what the kernel does not know; what the host says of the layers.
+    /// `ENOTDIR`; `ESTALE` for what the kernel has forgotten; what the host says of a layer.
     pub fn readdir(
         &self,
         ino: InodeNo,
-        Range { start: mut offset, end }: Range<u64>,
+        Range { start: DirCookie(offset), end: DirCookie(end) }: Range<DirCookie>,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
         let listing = self.listing(ino)?;
+        let below = {
+            let st = self.state.read();
+            if !st.attr(ino)?.is_dir() {
+                return Err(Errno::NOTDIR);
+            }
+            let parent = st.node(ino).map_or(ino, |node| node.parent);
+            let dtype = FileType::Directory.dtype();
+            let dots = [(ino, 1, b".".as_slice()), (parent, 2, b"..")];
+            for (ino, next, name) in dots.into_iter().skip(offset as usize) {
+                if !emit(DirEntry { ino, next: DirCookie(next), dtype, name }) {
+                    return Ok(());
+                }
+            }
+            st.lower_dir(ino)?.cloned()
+        };
+        let mut index = (offset.max(FIRST_LOWER) - FIRST_LOWER) as usize;
         // Of entries before this one the layers have been asked for numbers.
         let mut asked_to = 0;
-        loop {
-            let emitted =
-                self.readdir_known(ino, offset..end, listing.as_deref(), asked_to, emit)?;
-            let (Emitted::UpTo(index), Some(listing)) = (emitted, &listing) else { return Ok(()) };
-            asked_to = index + NUMBERS_BATCH;
-            offset = FIRST_LOWER + index as u64;
-            let dirs = self.state.read().lower_dirs(ino)?;
-            self.stack.find_numbers(&dirs, listing, index..asked_to);
-        }
-    }
-
-    /// As [`Overlay::readdir`], up to a lower name at the index `asked_to` or beyond whose number is not known.
-    fn readdir_known(
-        &self,
-        ino: InodeNo,
-        Range { start: offset, end }: Range<u64>,
-        listing: Option<&Listing>,
-        asked_to: usize,
-        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
-    ) -> Result<Emitted> {
-        let st = self.state.read();
-        if !st.attr(ino)?.is_dir() {
-            return Err(Errno::NOTDIR);
-        }
-        let parent = st.node(ino).map_or(ino, |node| node.parent);
-        let dtype = FileType::Directory.dtype();
-        let dots = [(ino, 1, b".".as_slice()), (parent, 2, b"..")];
-        for (ino, next, name) in dots.into_iter().skip(offset as usize) {
-            if !emit(DirEntry { ino, next, dtype, name }) {
-                return Ok(Emitted::All);
-            }
-        }
-        let dir = st.tree.get(ino).and_then(|inode| inode.dir());
-        let upper_entry = |ino: InodeNo, next, name| {
-            let mode = st.tree.get(ino).map_or(0, |inode| inode.image().mode);
-            DirEntry { ino, next, dtype: (mode >> 12 & 15) as u8, name }
-        };
-        let count = listing.map_or(0, Listing::len) as u64;
-        let skip = offset.max(FIRST_LOWER) - FIRST_LOWER;
-        for index in skip.min(count)..count {
-            let Some(below) = listing.and_then(|l| l.at(index as usize)) else { break };
-            let next = FIRST_LOWER + index + 1;
-            let entry = match dir.and_then(|dir| dir.get(below.name)) {
-                Some(Dentry::Whiteout) => continue,
-                Some(Dentry::Inode { ino, .. }) => upper_entry(ino, next, below.name),
-                None => {
-                    if below.ino.is_none() && index as usize >= asked_to {
-                        return Ok(Emitted::UpTo(index as usize));
+        if let (Some(dir), Some(listing)) = (&below, &listing) {
+            loop {
+                match self.emit_lower(ino, dir, listing, index, emit)? {
+                    Emitted::All => break,
+                    Emitted::Enough => return Ok(()),
+                    // No question is put to the host under the lock.
+                    Emitted::UpTo(unknown) if unknown >= asked_to => {
+                        index = unknown;
+                        asked_to = unknown + NUMBERS_BATCH;
+                        self.stack.find_numbers(&dir.dirs, listing, unknown..asked_to);
                     }
-                    let ino = below.ino.unwrap_or(UNKNOWN);
-                    DirEntry { ino, next, dtype: below.file_type.dtype(), name: below.name }
+                    Emitted::UpTo(unknown) => {
+                        let number = self.ask_number(dir, listing, unknown)?;
+                        if !self.emit_numbered(ino, listing, unknown, number, emit) {
+                            return Ok(());
+                        }
+                        index = unknown + 1;
+                    }
                 }
-            };
-            if !emit(entry) {
-                return Ok(Emitted::All);
             }
         }
+        let st = self.state.read();
+        let dir = st.tree.get(ino).and_then(|inode| inode.dir());
         let from = offset.max(FIRST_UPPER) - FIRST_UPPER;
         for (cookie, name, dentry) in dir.iter().flat_map(|dir| dir.entries_from(from)) {
-            // What covers a lower name was emitted in its place.
-            let Dentry::Inode { ino, covers: false } = dentry else { continue };
+            let Dentry::Inode { ino, .. } = dentry else { continue };
             if FIRST_UPPER + cookie >= end {
                 break;
             }
-            if !emit(upper_entry(ino, FIRST_UPPER + cookie + 1, name)) {
-                return Ok(Emitted::All);
+            // What the layers have too was emitted in its place.
+            let is_listed = listing.as_ref().is_some_and(|listing| listing.get(name).is_some());
+            if !is_listed && !emit(upper_entry(&st, ino, FIRST_UPPER + cookie + 1, name)) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Emits the names of the layers from `index` on, as the upper has them now.
+    fn emit_lower(
+        &self,
+        ino: InodeNo,
+        dir: &LowerDir,
+        listing: &Listing,
+        index: usize,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<Emitted> {
+        let st = self.state.read();
+        let upper = st.tree.get(ino).and_then(|inode| inode.dir());
+        for index in index..listing.len() {
+            let Some(below) = listing.at(index) else { break };
+            let next = FIRST_LOWER + index as u64 + 1;
+            let entry = match upper.and_then(|dir| dir.get(below.name)) {
+                Some(Dentry::Whiteout) => continue,
+                Some(Dentry::Inode { ino, .. }) => upper_entry(&st, ino, next, below.name),
+                None => match st.number_of_listed(dir, &below) {
+                    Some(ino) => lower_entry(&below, ino, next),
+                    None => return Ok(Emitted::UpTo(index)),
+                },
+            };
+            if !emit(entry) {
+                return Ok(Emitted::Enough);
             }
         }
         Ok(Emitted::All)
     }
 
+    /// The number of a lower name that only a look-up tells; `None` where it is gone.
+    fn ask_number(
+        &self,
+        dir: &LowerDir,
+        listing: &Listing,
+        index: usize,
+    ) -> Result<Option<InodeNo>> {
+        let Some(below) = listing.at(index) else { return Ok(None) };
+        let Some(mut found) = self.find_in(dir, below.name)? else { return Ok(None) };
+        self.state.write().give_number(&mut found);
+        Ok(Some(found.lower.attr.ino))
+    }
+
+    /// Emits one name of the layers whose number was asked for. False where no more is wanted.
+    fn emit_numbered(
+        &self,
+        ino: InodeNo,
+        listing: &Listing,
+        index: usize,
+        number: Option<InodeNo>,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> bool {
+        let Some(below) = listing.at(index) else { return true };
+        let next = FIRST_LOWER + index as u64 + 1;
+        let st = self.state.read();
+        match (st.tree.dentry(ino, below.name), number) {
+            (Some(Dentry::Whiteout), _) | (None, None) => true,
+            (Some(Dentry::Inode { ino, .. }), _) => emit(upper_entry(&st, ino, next, below.name)),
+            (None, Some(number)) => emit(lower_entry(&below, number, next)),
+        }
+    }
+
     /// As [`Overlay::readdir`], with each entry looked up (`None` for `.`, `..`, what cannot be, and
     /// most of a very large directory). The look-up is the kernel's where `emit` returned true.
+    ///
+    /// # Errors
+    /// As [`Overlay::readdir`].
     pub fn readdirplus(
         &self,
         ino: InodeNo,
-        Range { start: mut offset, end }: Range<u64>,
+        Range { start: mut offset, end }: Range<DirCookie>,
         emit: &mut dyn FnMut(DirEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<()> {
-        if offset > 0 && self.names(ino)? > PLUS_MOST {
+        if offset > DirCookie::START && self.names(ino)? > PLUS_MOST {
             return self.readdir(ino, offset..end, &mut |entry| emit(entry, None));
         }
         let mut names = Vec::new();
-        let mut batch: Vec<(InodeNo, u64, u8, usize)> = Vec::new();
+        let mut batch: Vec<(InodeNo, DirCookie, u8, usize)> = Vec::new();
         loop {
             names.clear();
             batch.clear();
@@ -167,6 +204,7 @@ impl Overlay {
                 offset = next;
                 let dot = matches!(name, b"." | b"..");
                 let found = if dot { None } else { self.lookup_listed(ino, name) };
+                let child = found.as_ref().map_or(child, |found| found.attr.ino);
                 let entry = DirEntry { ino: child, next, dtype, name };
                 if found.is_none() && !dot && self.is_gone(ino, name) {
                     continue;
@@ -209,42 +247,20 @@ impl Overlay {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Config, Durability, IdMap, Medium};
+/// How far the names of the layers were emitted.
+enum Emitted {
+    All,
+    /// No more is wanted.
+    Enough,
+    /// The number of the name at this index has to be asked for.
+    UpTo(usize),
+}
 
-    #[test]
-    fn numbers_of_merged_directories_are_those_of_look_ups_and_asked_for_without_the_lock() {
-        let dir = tempfile::tempdir().unwrap();
-        let lowers = ["top", "bottom"].map(|name| dir.path().join(name));
-        let merged: Vec<String> = (0..NUMBERS_BATCH + 10).map(|i| format!("d{i}")).collect();
-        for (lower, name) in lowers.iter().flat_map(|l| merged.iter().map(move |n| (l, n))) {
-            std::fs::create_dir_all(lower.join(name)).unwrap();
-        }
-        let overlay = Overlay::new(&Config {
-            lowers: lowers.into(),
-            upper: None,
-            medium: Medium::Memory,
-            size_limit: None,
-            inode_limit: None,
-            durability: Durability::Volatile,
-            idmap: IdMap::default(),
-        })
-        .unwrap();
-        let mut listed = Vec::new();
-        // In a debug build a host call under the state lock is a panic.
-        overlay
-            .readdir(InodeNo::ROOT, 0..u64::MAX, &mut |entry| {
-                listed.push((entry.name.to_vec(), entry.ino));
-                true
-            })
-            .unwrap();
-        assert_eq!(listed.len(), 2 + merged.len());
-        for (name, ino) in &listed[2..] {
-            let found = overlay.lookup(InodeNo::ROOT, OsStr::from_bytes(name)).unwrap();
-            assert_eq!(found.map(|entry| entry.attr.ino), Some(*ino));
-        }
-        overlay.destroy();
-    }
+fn upper_entry<'a>(st: &State, ino: InodeNo, next: u64, name: &'a [u8]) -> DirEntry<'a> {
+    let mode = st.tree.get(ino).map_or(0, |inode| inode.image().mode);
+    DirEntry { ino, next: DirCookie(next), dtype: (mode >> 12 & 15) as u8, name }
+}
+
+fn lower_entry<'a>(below: &layer::Entry<'a>, ino: InodeNo, next: u64) -> DirEntry<'a> {
+    DirEntry { ino, next: DirCookie(next), dtype: below.file_type.dtype(), name: below.name }
 }

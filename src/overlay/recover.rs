@@ -3,9 +3,9 @@
 use crate::attr::InodeNo;
 use crate::errno::Errno;
 use crate::filestore::{self, Access, Claim, Extent, OpenError, Options};
-use crate::journal::record::{Record, decode_all};
-use crate::journal::{self, Recovering, Replayed};
-use crate::upper::{Broken, Source, Tree};
+use crate::journal::record::{Record, decode_all, decode_all_format1};
+use crate::journal::{self, Format, Recovering, Replayed};
+use crate::upper::{Broken, Format1, Source, Tree};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -79,28 +79,71 @@ pub(crate) fn claim_and_open(
 ///
 /// # Errors
 /// See [`ReplayError`].
-pub(crate) fn replay(recovering: Recovering) -> Result<(Tree, Replayed), ReplayError> {
-    let mut tree = Tree::default();
-    let replayed = recovering.replay(|payload| apply_frame(&mut tree, payload))?;
-    Ok((tree, replayed))
+pub(crate) fn replay(recovering: Recovering) -> Result<(Replay, Replayed), ReplayError> {
+    let mut replay = Replay::new(recovering.format());
+    let replayed = recovering.replay(|payload| replay.apply(payload))?;
+    Ok((replay, replayed))
 }
 
-/// Replays one frame.
-fn apply_frame(tree: &mut Tree, payload: &[u8]) -> Result<(), ReplayError> {
-    let mut freed = Vec::new();
-    for record in decode_all(payload) {
-        let record = record.map_err(|_| ReplayError::Unknown)?;
-        tree.apply(&record, &mut freed).map_err(ReplayError::Broken)?;
-        freed.clear();
+/// What a journal tells of.
+pub(crate) enum Replay {
+    One(Format1),
+    Two(Tree),
+}
+
+impl Replay {
+    fn new(format: Format) -> Replay {
+        match format {
+            Format::One => Replay::One(Format1::default()),
+            Format::Two => Replay::Two(Tree::default()),
+        }
     }
-    Ok(())
-}
 
-/// What was unlinked but open when the last mount ended is gone now.
-pub(crate) fn drop_orphans(tree: &mut Tree) {
-    for ino in tree.orphans() {
-        let gone = tree.apply(&Record::Drop { ino }, &mut Vec::new());
-        debug_assert!(gone.is_ok());
+    /// Replays one frame.
+    ///
+    /// # Errors
+    /// For the first record that does not fit.
+    fn apply(&mut self, payload: &[u8]) -> Result<(), ReplayError> {
+        let mut freed = Vec::new();
+        match self {
+            Replay::One(old) => decode_all_format1(payload).try_for_each(|record| {
+                freed.clear();
+                let record = record.map_err(|_| ReplayError::Unknown)?;
+                old.apply(&record, &mut freed).map_err(ReplayError::Broken)
+            }),
+            Replay::Two(tree) => decode_all(payload).try_for_each(|record| {
+                freed.clear();
+                let record = record.map_err(|_| ReplayError::Unknown)?;
+                tree.apply(&record, &mut freed).map_err(ReplayError::Broken)
+            }),
+        }
+    }
+
+    pub fn tree(&self) -> &Tree {
+        match self {
+            Replay::One(old) => &old.tree,
+            Replay::Two(tree) => tree,
+        }
+    }
+
+    /// What is wrong with the tree as a whole.
+    pub fn faults(&self) -> Vec<Broken> {
+        match self {
+            Replay::One(old) => old.faults(),
+            Replay::Two(tree) => tree.faults(),
+        }
+    }
+
+    /// What was unlinked but open when the last mount ended is gone now.
+    pub fn drop_orphans(&mut self) {
+        let tree = match self {
+            Replay::One(old) => &mut old.tree,
+            Replay::Two(tree) => tree,
+        };
+        for ino in tree.orphans() {
+            let gone = tree.apply(&Record::Drop { ino }, &mut Vec::new());
+            debug_assert!(gone.is_ok());
+        }
     }
 }
 

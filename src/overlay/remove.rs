@@ -1,8 +1,9 @@
 //! unlink and rmdir.
 
 use super::Overlay;
+use super::copy_up::CopyUp;
 use super::lookup::is_empty;
-use super::state::Lower;
+use super::state::{Found, LowerDir};
 use super::txn::Txn;
 use crate::attr::{InodeNo, Time};
 use crate::errno::{Errno, Result};
@@ -18,17 +19,46 @@ use std::sync::Arc;
 /// What the merged view has under a name, found before the lock and judged again under it.
 pub(super) struct Target {
     pub ino: InodeNo,
-    /// A lower has the name, so a whiteout must replace the entry.
-    pub covers: bool,
+    /// What a new entry of this name says of the layers.
+    pub hides_lower: bool,
     pub is_dir: bool,
 }
 
 /// What had to be asked of the layers about a name before the lock.
 pub(super) struct Probed {
-    pub lower: Option<Lower>,
+    /// What is under a name that the upper says nothing of.
+    pub found: Option<Found>,
+    /// The layers have the name, so a whiteout must replace its entry. Asked each time: layers may have come and
+    /// gone since the entry was made. Unknown, and not needed, for a name that is not removed.
+    pub lower_has_name: bool,
+    /// Of a directory that is renamed: its path in the merged view of the layers alone, if it has lower directories.
+    pub view: Option<Arc<[u8]>>,
     /// All names below, where the name is a directory that might be removed or replaced.
     pub listing: Option<Arc<Listing>>,
-    pub raised: Option<super::raise::Raised>,
+    pub copy: Option<CopyUp>,
+}
+
+/// What becomes of an inode whose name is probed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It loses the name, and may go.
+    Removed,
+    /// It gets another name.
+    Moved,
+    /// It gets another inode's name, and that one gets its.
+    Exchanged,
+    /// It loses the name to another inode, and may go.
+    Replaced,
+}
+
+impl Fate {
+    fn may_end_inode(self) -> bool {
+        matches!(self, Fate::Removed | Fate::Replaced)
+    }
+
+    fn frees_name(self) -> bool {
+        matches!(self, Fate::Removed | Fate::Moved)
+    }
 }
 
 impl Overlay {
@@ -47,8 +77,8 @@ impl Overlay {
 
     fn remove(&self, parent: InodeNo, name: &[u8], want_dir: bool) -> Result<()> {
         check_name(name)?;
-        let probed = self.probe_target(parent, name, false)?;
-        let raised_parent = self.prepare(parent)?;
+        let probed = self.probe_target(parent, name, Fate::Removed)?;
+        let parent_copy = self.prepare(parent)?;
         let mut tx = self.begin()?;
         let target = target(&mut tx, parent, name, &probed)?.ok_or(Errno::NOENT)?;
         match (want_dir, target.is_dir) {
@@ -59,8 +89,9 @@ impl Overlay {
         if target.is_dir && !is_empty(tx.committed(target.ino), probed.listing.as_deref()) {
             return Err(Errno::NOTEMPTY);
         }
-        tx.raise(parent, &raised_parent)?;
-        tx.remove_entry(parent, name, target.covers);
+        tx.copy_up(parent, &parent_copy)?;
+        keep_other_names(&mut tx, &target, &probed)?;
+        tx.remove_entry(parent, name, probed.lower_has_name);
         tx.touch(parent);
         let forgotten = unlink_inode(&mut tx, &target, &probed)?;
         let now = tx.now;
@@ -71,50 +102,56 @@ impl Overlay {
         Ok(())
     }
 
-    /// Asks the layers what a removal or replacement of `name` must know. `keep`: the inode lives on
-    /// (it is renamed), so what raises it is gathered too.
-    pub(super) fn probe_target(&self, parent: InodeNo, name: &[u8], keep: bool) -> Result<Probed> {
-        let lower = self.probe(parent, name)?;
-        let upper = match self.state.read().tree.dentry(parent, name) {
-            Some(Dentry::Inode { ino, .. }) => Some(ino),
+    /// Asks the layers what a removal, renaming or replacement of `name` must know.
+    pub(super) fn probe_target(&self, parent: InodeNo, name: &[u8], fate: Fate) -> Result<Probed> {
+        let found = self.probe(parent, name)?;
+        let upper = {
+            let st = self.state.read();
+            match st.tree.dentry(parent, name) {
+                Some(Dentry::Inode { ino, .. }) => Some((ino, st.attr(ino)?.is_dir())),
+                _ => None,
+            }
+        };
+        let lower_has_name = match upper {
+            Some(_) if fate.frees_name() => self.lower_has(parent, name)?,
+            _ => found.is_some(),
+        };
+        let dir = match (&found, upper) {
+            (_, Some((ino, true))) => self.lower_dir_of(ino, parent, name)?,
+            (Some(found), None) => found.lower.dir.clone(),
             _ => None,
         };
-        let is_dir = match (&lower, upper) {
-            (_, Some(ino)) => self.state.read().attr(ino)?.is_dir(),
-            (Some(lower), None) => lower.attr.is_dir(),
-            (None, None) => false,
+        let known = upper.map(|(ino, _)| ino).or(found.as_ref().map(|found| found.lower.attr.ino));
+        let listing = match (&dir, known) {
+            (Some(dir), Some(ino)) if fate.may_end_inode() => Some(self.listing_of(ino, dir)?),
+            _ => None,
         };
-        let listing = match (&lower, upper) {
-            _ if !is_dir || keep => None,
-            (_, Some(ino)) => self.listing_of(ino)?,
-            (Some(lower), None) => self.listing_below(lower)?,
-            (None, None) => None,
-        };
-        let raised = match &lower {
-            Some(lower) if keep || (!is_dir && lower.attr.nlink > 1) => {
-                self.prepare_found(lower)?
+        let copy = match &found {
+            Some(found) if !fate.may_end_inode() || found.has_several_names() => {
+                self.prepare_found(parent, found)?
             }
             _ => None,
         };
-        Ok(Probed { lower, listing, raised })
+        Ok(Probed { found, lower_has_name, view: dir.map(|dir| dir.view), listing, copy })
     }
 
-    /// The listing of a directory of the upper, which the kernel need not know.
-    fn listing_of(&self, ino: InodeNo) -> Result<Option<Arc<Listing>>> {
-        if self.state.read().nodes.contains_key(&ino) {
-            return self.listing(ino);
+    /// What is merged beneath a directory of the upper, which the kernel need not know.
+    fn lower_dir_of(&self, ino: InodeNo, parent: InodeNo, name: &[u8]) -> Result<Option<LowerDir>> {
+        {
+            let st = self.state.read();
+            if st.nodes.contains_key(&ino) {
+                return Ok(st.lower_dir(ino)?.cloned());
+            }
         }
-        let dirs = self.state.read().lower_dirs(ino)?;
-        if dirs.is_empty() { Ok(None) } else { Ok(Some(Arc::new(self.stack.list(&dirs)?))) }
+        Ok(self.below(ino, parent, name)?.and_then(|found| found.lower.dir))
     }
 
-    fn listing_below(&self, lower: &Lower) -> Result<Option<Arc<Listing>>> {
-        if self.state.read().nodes.contains_key(&lower.attr.ino) {
-            return self.listing(lower.attr.ino);
-        }
-        match &lower.dirs {
-            Some(dirs) => Ok(Some(Arc::new(self.stack.list(dirs)?))),
-            None => Ok(None),
+    /// The names in lower directories, kept where the kernel knows the directory.
+    fn listing_of(&self, ino: InodeNo, dir: &LowerDir) -> Result<Arc<Listing>> {
+        let known = self.state.read().nodes.contains_key(&ino);
+        match if known { self.listing(ino)? } else { None } {
+            Some(listing) => Ok(listing),
+            None => Ok(Arc::new(self.stack.list(&dir.dirs)?)),
         }
     }
 }
@@ -126,27 +163,35 @@ pub(super) fn target(
     name: &[u8],
     probed: &Probed,
 ) -> Result<Option<Target>> {
-    let (ino, covers) = match (tx.dentry(parent, name), &probed.lower) {
+    let (ino, hides_lower) = match (tx.dentry(parent, name), &probed.found) {
         (Some(Dentry::Whiteout), _) | (None, None) => return Ok(None),
-        (Some(Dentry::Inode { ino, covers }), _) => (ino, covers),
-        (None, Some(lower)) => (lower.attr.ino, true),
+        (Some(Dentry::Inode { ino, hides_lower }), _) => (ino, hides_lower),
+        (None, Some(found)) => (found.lower.attr.ino, true),
     };
-    let is_dir = match (tx.image(ino), &probed.lower) {
+    let is_dir = match (tx.image(ino), &probed.found) {
         (Some(image), _) => image.is_dir(),
-        (None, Some(lower)) => lower.attr.is_dir(),
+        (None, Some(found)) => found.lower.attr.is_dir(),
         (None, None) => return Err(Errno::STALE),
     };
-    Ok(Some(Target { ino, covers, is_dir }))
+    Ok(Some(Target { ino, hides_lower, is_dir }))
+}
+
+/// Before a name is taken away: makes a lower file with other names one of the upper, while its entry can be written.
+pub(super) fn keep_other_names(tx: &mut Txn<'_>, target: &Target, probed: &Probed) -> Result<()> {
+    match &probed.copy {
+        Some(_) => tx.copy_up(target.ino, &probed.copy).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Takes one link off an inode that lost a name. True where the inode is one of a layer's alone and
 /// needs no record: its only name is whited out; the caller then calls [`note_unlinked`].
 pub(super) fn unlink_inode(tx: &mut Txn<'_>, target: &Target, probed: &Probed) -> Result<bool> {
     let ino = target.ino;
-    if !tx.tree().contains(ino) && probed.raised.is_none() {
+    if !tx.tree().contains(ino) && probed.copy.is_none() {
         return Ok(true);
     }
-    let mut image = tx.raise(ino, &probed.raised)?;
+    let mut image = tx.copy_up(ino, &probed.copy)?;
     image.nlink = if image.is_dir() { 0 } else { image.nlink.saturating_sub(1) };
     image.ctime = tx.now;
     tx.put(Record::Inode { ino, image });

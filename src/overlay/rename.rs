@@ -3,14 +3,14 @@
 
 use super::Overlay;
 use super::lookup::is_empty;
-use super::remove::{Probed, Target, note_unlinked, target, unlink_inode};
+use super::remove::{Fate, Probed, Target, keep_other_names, note_unlinked, target, unlink_inode};
 use super::txn::Txn;
 use crate::attr::{Caller, FileType, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
-use crate::journal::record::{InodeImage, Record};
+use crate::journal::record::{BelowImage, InodeImage, Record};
 use crate::name::check_name;
-use crate::upper::Dentry;
+use crate::upper::{Below, Dentry};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -71,14 +71,14 @@ impl Overlay {
         let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
         check_name(name)?;
         check_name(new_name)?;
-        let exchange = flags == RenameFlags::Exchange;
-        let from = Side { parent, name, probed: self.probe_target(parent, name, true)? };
-        let to = Side {
-            parent: new_parent,
-            name: new_name,
-            probed: self.probe_target(new_parent, new_name, exchange)?,
+        let (source_fate, victim_fate) = match flags {
+            RenameFlags::Exchange => (Fate::Exchanged, Fate::Exchanged),
+            RenameFlags::Move { .. } => (Fate::Moved, Fate::Replaced),
         };
-        let raised_parents = (self.prepare(parent)?, self.prepare(new_parent)?);
+        let from = Side { parent, name, probed: self.probe_target(parent, name, source_fate)? };
+        let probed = self.probe_target(new_parent, new_name, victim_fate)?;
+        let to = Side { parent: new_parent, name: new_name, probed };
+        let parent_copies = (self.prepare(parent)?, self.prepare(new_parent)?);
         let mut tx = self.begin()?;
         let source = target(&mut tx, parent, name, &from.probed)?.ok_or(Errno::NOENT)?;
         let victim = target(&mut tx, new_parent, new_name, &to.probed)?;
@@ -90,11 +90,11 @@ impl Overlay {
         {
             return Ok(());
         }
-        tx.raise(parent, &raised_parents.0)?;
-        if parent != new_parent && tx.raise(new_parent, &raised_parents.1)?.nlink == 0 {
+        tx.copy_up(parent, &parent_copies.0)?;
+        if parent != new_parent && tx.copy_up(new_parent, &parent_copies.1)?.nlink == 0 {
             return Err(Errno::NOENT);
         }
-        tx.raise(source.ino, &from.probed.raised)?;
+        tx.copy_up(source.ino, &from.probed.copy)?;
         let gone = match (flags, &victim) {
             (RenameFlags::Exchange, Some(victim)) => {
                 swap(&mut tx, &from, &source, &to, victim).map(|()| false)
@@ -110,17 +110,11 @@ impl Overlay {
         let now = tx.now;
         let mut st = tx.commit(Urgency::Normal)?;
         match (flags, victim) {
-            (RenameFlags::Exchange, Some(victim)) => {
-                if let Some(node) = st.nodes.get_mut(&victim.ino) {
-                    node.parent = parent;
-                }
-            }
+            (RenameFlags::Exchange, Some(victim)) => st.set_parent(victim.ino, parent),
             (_, Some(victim)) if gone => note_unlinked(&mut st, victim.ino, now),
             _ => {}
         }
-        if let Some(node) = st.nodes.get_mut(&source.ino) {
-            node.parent = new_parent;
-        }
+        st.set_parent(source.ino, new_parent);
         Ok(())
     }
 }
@@ -145,8 +139,11 @@ fn displace(
             return Err(Errno::NOTEMPTY);
         }
     }
-    let covers = match victim {
-        Some(victim) => victim.covers,
+    if let Some(victim) = victim {
+        keep_other_names(tx, victim, &to.probed)?;
+    }
+    let hides_lower = match victim {
+        Some(victim) => victim.hides_lower,
         None => tx.dentry(to.parent, to.name) == Some(Dentry::Whiteout),
     };
     let whiteout_ino = whiteout.map(|caller| leave_whiteout(tx, caller)).transpose()?;
@@ -154,12 +151,12 @@ fn displace(
         Some(ino) => tx.put(Record::Link {
             parent: from.parent,
             ino,
-            covers: source.covers,
+            hides_lower: source.hides_lower,
             name: from.name,
         }),
-        None => tx.remove_entry(from.parent, from.name, source.covers),
+        None => tx.remove_entry(from.parent, from.name, from.probed.lower_has_name),
     }
-    place(tx, source.ino, to, covers)?;
+    place(tx, source, from, to, hides_lower)?;
     // Last: as long as it has its entry, the tree must know what that counts as.
     match victim {
         Some(victim) => unlink_inode(tx, victim, &to.probed),
@@ -174,16 +171,30 @@ fn swap(
     to: &Side<'_>,
     victim: &Target,
 ) -> Result<()> {
-    tx.raise(victim.ino, &to.probed.raised)?;
-    place(tx, source.ino, to, victim.covers)?;
-    place(tx, victim.ino, from, source.covers)
+    tx.copy_up(victim.ino, &to.probed.copy)?;
+    place(tx, source, from, to, victim.hides_lower)?;
+    place(tx, victim, to, from, source.hides_lower)
 }
 
-/// Gives an inode of the upper the name of `at`.
-fn place(tx: &mut Txn<'_>, ino: InodeNo, at: &Side<'_>, covers: bool) -> Result<()> {
+/// Gives an inode of the upper that was `from` the name of `to`.
+fn place(
+    tx: &mut Txn<'_>,
+    moved: &Target,
+    from: &Side<'_>,
+    to: &Side<'_>,
+    hides_lower: bool,
+) -> Result<()> {
+    let ino = moved.ino;
     let image = tx.image(ino).ok_or(Errno::STALE)?;
     tx.put(Record::Inode { ino, image: InodeImage { ctime: tx.now, ..image } });
-    tx.put(Record::Link { parent: at.parent, ino, covers, name: at.name });
+    tx.put(Record::Link { parent: to.parent, ino, hides_lower, name: to.name });
+    // What is merged beneath a directory is no longer what has its name.
+    let dir = tx.committed(ino).and_then(|inode| inode.dir());
+    let is_in_place = moved.is_dir && dir.is_none_or(|dir| *dir.below() == Below::SameName);
+    if is_in_place {
+        let below = from.probed.view.as_deref().map_or(BelowImage::Nothing, BelowImage::Path);
+        tx.put(Record::Below { ino, below, untouched: false });
+    }
     Ok(())
 }
 

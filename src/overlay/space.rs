@@ -3,8 +3,9 @@
 use super::Overlay;
 use super::attr_ops::{check_size, without_privilege};
 use super::io::{View, covering, view};
+use super::lower_files::LowerData;
 use super::write::{Effect, Fresh, Writer};
-use crate::attr::{Caller, InodeNo, LowerPath};
+use crate::attr::{Caller, InodeNo};
 use crate::block::{BLOCK_SIZE, FileBlock, StoreBlock};
 use crate::errno::{Errno, Result};
 use crate::filestore::Extent;
@@ -193,7 +194,7 @@ impl Overlay {
     fn next_data_below(
         &self,
         ino: InodeNo,
-        origin: &Option<(LowerPath, u64)>,
+        origin: &Option<(LowerData, u64)>,
         blocks: Range<FileBlock>,
     ) -> Result<Range<FileBlock>> {
         let Range { start, end } = blocks;
@@ -212,7 +213,7 @@ impl Overlay {
     fn copy_origin(
         &self,
         ino: InodeNo,
-        origin: &Option<(LowerPath, u64)>,
+        origin: &Option<(LowerData, u64)>,
         blocks: Range<FileBlock>,
         fresh: &mut Fresh<'_>,
     ) -> Result<()> {

@@ -1,12 +1,14 @@
 //! What one lock protects: the upper, the inodes the kernel knows, and the journal.
 
+use super::numbers::Numbers;
 use crate::attr::{Attr, InodeNo, LowerPath};
 use crate::errno::{Errno, Result};
 use crate::filestore::Extent;
 use crate::journal::Log;
-use crate::layer::{Listing, LowerNode};
+use crate::layer::{FileKey, Listing, LowerNode};
 use crate::upper::Tree;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
@@ -15,17 +17,59 @@ use std::time::Instant;
 /// that was unlinked while the kernel still holds it.
 #[derive(Debug)]
 pub(super) struct Lower {
+    /// With the number that the mount shows.
     pub attr: Attr,
-    /// Where the attributes and data come from.
+    /// Where the attributes and data come from. Of a file with several names: the place it was first found at.
     pub at: LowerPath,
-    /// Of a directory: everything merged, topmost first.
-    pub dirs: Option<Arc<[LowerPath]>>,
+    /// `None` for what is no directory.
+    pub dir: Option<LowerDir>,
 }
 
-impl From<LowerNode> for Lower {
-    fn from(node: LowerNode) -> Lower {
-        let dirs = (!node.dirs.is_empty()).then(|| node.dirs.into_iter().collect());
-        Lower { attr: node.attr, at: node.at, dirs }
+/// What the layers say of a directory.
+#[derive(Clone, Debug)]
+pub(super) struct LowerDir {
+    /// Everything merged, topmost first; not empty.
+    pub dirs: Arc<[LowerPath]>,
+    /// Its path in the merged view of the layers alone.
+    pub view: Arc<[u8]>,
+}
+
+/// What the layers have under a name, not yet known by a number of this mount.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// With the number that the layer gives.
+    pub lower: Lower,
+    pub key: FileKey,
+}
+
+impl Found {
+    /// `view`: as in [`LowerDir`].
+    pub fn new(node: LowerNode, view: impl FnOnce() -> Arc<[u8]>) -> Found {
+        let LowerNode { attr, at, key, dirs } = node;
+        let dir = (!dirs.is_empty()).then(|| {
+            let view = view();
+            // Mostly the same as the path in the topmost layer.
+            let view = if view == at.path { at.path.clone() } else { view };
+            LowerDir { dirs: dirs.into(), view }
+        });
+        Found { lower: Lower { attr, at, dir }, key }
+    }
+
+    pub fn has_several_names(&self) -> bool {
+        self.lower.has_several_names()
+    }
+}
+
+impl Lower {
+    pub fn has_several_names(&self) -> bool {
+        !self.attr.is_dir() && self.attr.nlink > 1
+    }
+
+    /// Whether `other`, which has the same number, is the same file: at the same place, or another name of it.
+    pub fn is_same(&self, other: &Lower) -> bool {
+        let stamps = |lower: &Lower| (lower.attr.btime, lower.attr.mtime, lower.attr.size);
+        let linked = self.has_several_names() && other.has_several_names();
+        self.at == other.at || linked && stamps(self) == stamps(other)
     }
 }
 
@@ -34,28 +78,33 @@ impl From<LowerNode> for Lower {
 pub(super) struct Known(AtomicU8);
 
 impl Known {
+    const ASKED: u8 = 1;
+    const YES: u8 = 2;
+
     pub fn get(&self) -> Option<bool> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => None,
-            answer => Some(answer == 2),
-        }
+        let answer = self.0.load(Ordering::Relaxed);
+        (answer & Known::ASKED != 0).then_some(answer & Known::YES != 0)
     }
 
     pub fn set(&self, answer: bool) {
-        self.0.store(1 + u8::from(answer), Ordering::Relaxed);
+        self.0.store(Known::ASKED | if answer { Known::YES } else { 0 }, Ordering::Relaxed);
     }
 }
 
-/// An inode that the kernel has looked up and not forgotten.
+/// An inode that the kernel has looked up and not forgotten, or an ancestor of one.
 #[derive(Debug)]
 pub(super) struct Node {
     pub lookups: AtomicU64,
-    /// `None` for an inode that was reached through an entry of the upper.
+    /// Of an inode of the upper: only of a directory with something merged beneath it, and of what was copied up
+    /// while the kernel knew it.
     pub lower: Option<Box<Lower>>,
     /// Names in the lower directories, once somebody needed them all.
     pub listing: Option<Arc<Listing>>,
-    /// Of a directory: where it hangs.
+    /// Of a directory: where it hangs. Of anything else: where it was first found.
     pub parent: InodeNo,
+    /// Nodes whose `parent` this is. It stays as long as there are any, so that what holds a copied-up inode can be
+    /// copied up.
+    children: u32,
     /// Names asked for in vain; many of them make it worth reading the whole listing.
     pub misses: AtomicU16,
     /// Whether the lower has no extended attribute.
@@ -67,6 +116,10 @@ pub(super) struct Node {
 pub(super) struct State {
     pub tree: Tree,
     pub nodes: FxHashMap<InodeNo, Node>,
+    /// Inodes of the upper by the lower file with several names that they were copied up from: how its other names
+    /// find them.
+    pub links: FxHashMap<FileKey, InodeNo>,
+    pub numbers: Numbers,
     /// `None` after the end of the mount.
     pub log: Option<Log>,
     /// Buffers kept between operations.
@@ -79,48 +132,111 @@ pub(super) struct State {
 }
 
 impl State {
+    pub fn new(tree: Tree, log: Log) -> State {
+        State {
+            numbers: Numbers::after(tree.next_number()),
+            tree,
+            nodes: FxHashMap::default(),
+            links: FxHashMap::default(),
+            log: Some(log),
+            spare_frame: Vec::new(),
+            spare_freed: Vec::new(),
+            unreplayable: false,
+            unsynced_since: None,
+        }
+    }
+
     pub fn node(&self, ino: InodeNo) -> Result<&Node> {
         self.nodes.get(&ino).ok_or(Errno::STALE)
     }
 
-    /// The attributes of an inode of the merged view.
-    pub fn attr(&self, ino: InodeNo) -> Result<Attr> {
-        let lower = self.nodes.get(&ino).and_then(|node| node.lower.as_deref());
-        if let Some(inode) = self.tree.get(ino) {
-            let origin_blocks = match (lower, inode.file()) {
-                (Some(lower), _) => lower.attr.blocks,
-                (None, Some((_, Some(origin)))) => origin.len.div_ceil(512),
-                _ => 0,
-            };
-            return Ok(inode.attr(ino, origin_blocks));
-        }
-        Ok(lower.ok_or(Errno::STALE)?.attr)
+    fn lower(&self, ino: InodeNo) -> Option<&Lower> {
+        self.nodes.get(&ino)?.lower.as_deref()
     }
 
-    /// The merged lower directories of a directory; empty where it hides what lies below.
-    pub fn lower_dirs(&self, ino: InodeNo) -> Result<Arc<[LowerPath]>> {
-        if let Some(lower) = self.nodes.get(&ino).and_then(|node| node.lower.as_deref()) {
-            return lower.dirs.clone().ok_or(Errno::NOTDIR);
+    /// The attributes of an inode of the merged view.
+    pub fn attr(&self, ino: InodeNo) -> Result<Attr> {
+        match self.tree.get(ino) {
+            Some(inode) => Ok(inode.attr(ino)),
+            None => Ok(self.lower(ino).ok_or(Errno::STALE)?.attr),
         }
-        let inode = self.tree.get(ino).ok_or(Errno::STALE)?;
-        Ok(inode.dir().ok_or(Errno::NOTDIR)?.lowers().into())
+    }
+
+    /// What the layers have of a directory that the kernel knows; `None` where nothing lies below.
+    pub fn lower_dir(&self, ino: InodeNo) -> Result<Option<&LowerDir>> {
+        match (self.lower(ino), self.tree.get(ino)) {
+            (_, Some(inode)) if !inode.is_dir() => Err(Errno::NOTDIR),
+            (Some(lower), upper) => match &lower.dir {
+                None if upper.is_none() => Err(Errno::NOTDIR),
+                dir => Ok(dir.as_ref()),
+            },
+            (None, Some(_)) => Ok(None),
+            (None, None) => Err(Errno::STALE),
+        }
     }
 
     /// Counts one more lookup of an inode, which the kernel will give back with FORGET.
     pub fn remember(&mut self, ino: InodeNo, parent: InodeNo, lower: Option<Lower>) {
-        let node = self.nodes.entry(ino).or_insert_with(|| Node {
-            lookups: AtomicU64::new(0),
-            lower: None,
-            listing: None,
-            parent,
-            misses: AtomicU16::new(0),
-            bare: Known::default(),
-            writers: AtomicU32::new(0),
-        });
-        node.lookups.fetch_add(1, Ordering::Relaxed);
-        node.parent = parent;
-        if node.lower.is_none() {
-            node.lower = lower.map(Box::new);
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            return;
         }
+        self.nodes.insert(
+            ino,
+            Node {
+                lookups: AtomicU64::new(1),
+                lower: lower.map(Box::new),
+                listing: None,
+                parent,
+                children: 0,
+                misses: AtomicU16::new(0),
+                bare: Known::default(),
+                writers: AtomicU32::new(0),
+            },
+        );
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.children += 1;
+        }
+    }
+
+    /// A directory hangs elsewhere now.
+    pub fn set_parent(&mut self, ino: InodeNo, parent: InodeNo) {
+        let Some(node) = self.nodes.get_mut(&ino) else { return };
+        let old = std::mem::replace(&mut node.parent, parent);
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.children += 1;
+        }
+        self.lose_child(old);
+    }
+
+    fn lose_child(&mut self, parent: InodeNo) {
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.children = node.children.saturating_sub(1);
+        }
+    }
+
+    /// Takes `count` look-ups back. Returns the inodes that are not known any more.
+    pub fn forget(&mut self, ino: InodeNo, count: u64) -> SmallVec<[InodeNo; 1]> {
+        let mut gone = SmallVec::new();
+        let Some(node) = self.nodes.get(&ino) else { return gone };
+        let left = node.lookups.load(Ordering::Relaxed).saturating_sub(count);
+        node.lookups.store(left, Ordering::Relaxed);
+        let mut at = ino;
+        while let Some(node) = self.nodes.get(&at) {
+            let held = node.lookups.load(Ordering::Relaxed) > 0 || node.children > 0;
+            if held || at == InodeNo::ROOT {
+                break;
+            }
+            let parent = node.parent;
+            self.nodes.remove(&at);
+            gone.push(at);
+            self.lose_child(parent);
+            at = parent;
+        }
+        if self.nodes.capacity() > 1024 && self.nodes.len() < self.nodes.capacity() / 8 {
+            let keep = self.nodes.len() * 2;
+            self.nodes.shrink_to(keep);
+        }
+        gone
     }
 }

@@ -2,14 +2,16 @@
 //! frame is also what the operation's own reads take into account.
 
 use super::Overlay;
-use super::raise::Raised;
+use super::layers::Today;
 use super::state::State;
 use super::state_lock::WriteState;
-use crate::attr::{Attr, InodeNo, Time};
+use crate::attr::{InodeNo, LayerId, RecordedLayer, Time};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::{InodeImage, Record, decode_all};
+use crate::layer::FileKey;
 use crate::upper::{Dentry, Inode, Tree};
+use smallvec::SmallVec;
 use std::time::Instant;
 
 /// Holds the state lock. Dropped without [`Txn::commit`], it leaves everything as it was.
@@ -18,6 +20,8 @@ pub(super) struct Txn<'a> {
     st: WriteState<'a>,
     frame: Vec<u8>,
     new_inodes: u64,
+    /// What [`State::links`] gets when the change is made.
+    new_links: SmallVec<[(FileKey, InodeNo); 1]>,
     /// What the change is stamped with.
     pub now: Time,
 }
@@ -43,7 +47,7 @@ impl Overlay {
         self.writable()?;
         let mut frame = std::mem::take(&mut st.spare_frame);
         frame.clear();
-        Ok(Txn { overlay: self, st, frame, new_inodes: 0, now })
+        Ok(Txn { overlay: self, st, frame, new_inodes: 0, new_links: SmallVec::new(), now })
     }
 }
 
@@ -71,39 +75,35 @@ impl<'a> Txn<'a> {
         if total > self.overlay.inode_limit() {
             return Err(Errno::NOSPC);
         }
-        Ok(InodeNo(self.st.tree.next_number().0 + self.new_inodes - 1))
+        Ok(self.st.free_number())
     }
 
-    /// Makes a lower inode one of the upper, unless it has become that in the meantime; returns its
-    /// image. Never stopped by the limit of inodes: a full view must stay one that can be tidied up.
-    /// `prepared` comes from [`Overlay::prepare`], before the lock was taken.
+    /// The number that records have of a layer of this mount; adds the record of the layer where there is none.
     ///
     /// # Errors
-    /// `ESTALE` where the upper no longer has what it had when `prepared` was made.
-    pub fn raise(&mut self, ino: InodeNo, prepared: &Option<Raised>) -> Result<InodeImage> {
-        if let Some(image) = self.image(ino) {
-            return Ok(image);
+    /// `ESTALE` where there is no such layer.
+    pub fn recorded_layer(&mut self, place: LayerId) -> Result<RecordedLayer> {
+        let Today { id, layer } = self.overlay.layers.at(place).ok_or(Errno::STALE)?;
+        if self.st.tree.layer(id).is_none() {
+            self.put(Record::Layer { id, identity: layer.identity, place: layer.place });
         }
-        let raised = prepared.as_ref().ok_or(Errno::STALE)?;
-        let mut image = raised.image;
-        if let Some(lower) = self.st.nodes.get(&ino).and_then(|n| n.lower.as_deref()) {
-            // An unlinked but open file.
-            let Attr { nlink, atime, mtime, ctime, .. } = lower.attr;
-            image = InodeImage { nlink, atime, mtime, ctime, ..image };
-        }
-        raised.records(ino, image, |record| record.encode(&mut self.frame));
-        Ok(image)
+        Ok(id)
     }
 
-    /// Stamps a directory whose entries change; `image` is from [`Txn::raise`].
+    /// Lets the other names of a lower file that is copied up find its inode.
+    pub fn note_link(&mut self, key: FileKey, ino: InodeNo) {
+        self.new_links.push((key, ino));
+    }
+
+    /// Stamps a directory of the upper whose entries change.
     pub fn touch(&mut self, dir: InodeNo) {
         let now = self.now;
         self.put(Record::Times { ino: dir, mtime: now, ctime: now });
     }
 
     /// Takes an entry away: by a whiteout where a lower has the name, else without a trace.
-    pub fn remove_entry(&mut self, parent: InodeNo, name: &[u8], covers: bool) {
-        self.put(match covers {
+    pub fn remove_entry(&mut self, parent: InodeNo, name: &[u8], lower_has_name: bool) {
+        self.put(match lower_has_name {
             true => Record::Whiteout { parent, name },
             false => Record::Unlink { parent, name },
         });
@@ -136,8 +136,8 @@ impl<'a> Txn<'a> {
         let mut dentry = self.st.tree.dentry(parent, name);
         for record in self.records() {
             let (at, now) = match record {
-                Record::Link { parent, ino, covers, name } => {
-                    ((parent, name), Some(Dentry::Inode { ino, covers }))
+                Record::Link { parent, ino, hides_lower, name } => {
+                    ((parent, name), Some(Dentry::Inode { ino, hides_lower }))
                 }
                 Record::Whiteout { parent, name } => ((parent, name), Some(Dentry::Whiteout)),
                 Record::Unlink { parent, name } => ((parent, name), None),
@@ -150,7 +150,7 @@ impl<'a> Txn<'a> {
         dentry
     }
 
-    /// An extended attribute of an inode of the upper. One of a layer has none here before [`Txn::raise`].
+    /// An extended attribute of an inode of the upper. One of a layer has none here before [`Txn::copy_up`].
     pub fn xattr(&self, ino: InodeNo, name: &[u8]) -> Option<&[u8]> {
         let mut value = self.st.tree.get(ino).and_then(|inode| inode.xattr(name));
         for record in self.records() {
@@ -188,7 +188,9 @@ impl<'a> Txn<'a> {
         };
         let done = appended.and_then(|()| {
             st.unsynced_since.get_or_insert_with(Instant::now);
-            self.overlay.apply(st, &self.frame)
+            self.overlay.apply(st, &self.frame)?;
+            st.links.extend(self.new_links.drain(..));
+            Ok(())
         });
         st.spare_frame = self.frame;
         done.map(|()| self.st)

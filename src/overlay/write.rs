@@ -231,7 +231,7 @@ impl Overlay {
         let prepared = self.prepare(ino)?;
         let mut tx =
             if effect.keep_times { self.begin_at(clock::coarse())? } else { self.begin()? };
-        let image = tx.raise(ino, &prepared)?;
+        let image = tx.copy_up(ino, &prepared)?;
         let has_capability = tx.xattr(ino, CAPABILITY).is_some();
         let now = tx.now;
         fresh.records(ino, |record| tx.put(record));

@@ -91,7 +91,7 @@ impl Overlay {
         check_name(name)?;
         let prepared = self.prepare(ino)?;
         let mut tx = self.begin()?;
-        let mut image = tx.raise(ino, &prepared)?;
+        let mut image = tx.copy_up(ino, &prepared)?;
         let exists = tx.xattr(ino, name).is_some();
         if exists && flags & CREATE != 0 {
             return Err(Errno::EXIST);
@@ -122,7 +122,7 @@ impl Overlay {
         check_name(name)?;
         let prepared = self.prepare(ino)?;
         let mut tx = self.begin()?;
-        let mut image = tx.raise(ino, &prepared)?;
+        let mut image = tx.copy_up(ino, &prepared)?;
         let exists = tx.xattr(ino, name).is_some();
         if !exists {
             // As on ext4: an ACL that is not there is as good as removed.

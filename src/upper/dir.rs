@@ -4,21 +4,25 @@
 //! so that a reader which stopped at a cookie finds its place again whatever came or went in
 //! between, also after the vector was compacted.
 
-use crate::attr::{InodeNo, LowerPath};
+use crate::attr::InodeNo;
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 use std::hash::Hasher;
+use std::sync::Arc;
 
 /// What the upper says of a name. A name it says nothing of is as the lowers have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dentry {
-    /// `covers`: a lower has this name too, so removing the entry must leave a whiteout.
+    /// `hides_lower`: the layers had this name when the entry was made. Only reports use it.
     Inode {
         ino: InodeNo,
-        covers: bool,
+        hides_lower: bool,
     },
     Whiteout,
 }
+
+/// Cookies stay below this while fewer entries than that are in the directory.
+const COOKIES: u64 = 1 << 29;
 
 /// 24 bytes; the name's own lie in [`Dir::names`].
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +31,7 @@ struct Slot {
     name: u64,
     /// 0 is a whiteout.
     ino: u64,
-    /// Cookie << 1 | covers.
+    /// Cookie << 1 | hides_lower.
     cookie: u64,
 }
 
@@ -35,7 +39,7 @@ impl Slot {
     fn dentry(&self) -> Dentry {
         match self.ino {
             0 => Dentry::Whiteout,
-            ino => Dentry::Inode { ino: InodeNo(ino), covers: self.cookie & 1 == 1 },
+            ino => Dentry::Inode { ino: InodeNo(ino), hides_lower: self.cookie & 1 == 1 },
         }
     }
 
@@ -48,7 +52,21 @@ impl Slot {
     }
 }
 
-/// The upper part of a directory, and the lower directories merged beneath it.
+/// What is merged beneath a directory of the upper. Which lower directories that is, if any, is found when the
+/// directory is looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Below {
+    /// It was made here: nothing of the layers shows in it.
+    #[default]
+    Nothing,
+    /// It was copied up in its place: what lies under its name beneath its parent.
+    SameName,
+    /// It was renamed: what lies at this path in the merged view of the layers alone. As an absolute
+    /// `overlay.redirect`.
+    Path(Arc<[u8]>),
+}
+
+/// The upper part of a directory.
 #[derive(Debug, Default)]
 pub struct Dir {
     table: HashTable<u32>,
@@ -60,8 +78,9 @@ pub struct Dir {
     live: u32,
     /// Entries that are directories; the tree keeps it.
     pub(super) subdirs: u32,
-    /// Topmost first; set when a merged directory becomes one of the upper.
-    pub(super) lowers: Vec<LowerPath>,
+    pub(super) below: Below,
+    /// Copied up only to hold an entry; nothing about it was changed since.
+    pub(super) untouched: bool,
 }
 
 fn hash(name: &[u8]) -> u64 {
@@ -105,6 +124,9 @@ impl Dir {
 
     fn push(&mut self, name: &[u8], dentry: Dentry) {
         debug_assert!((1..=255).contains(&name.len()));
+        if self.next_cookie == COOKIES {
+            self.renumber();
+        }
         let index = self.slots.len() as u32;
         let place = (self.names.len() as u64) << 8 | name.len() as u64;
         let mut slot = Slot { name: place, ino: 0, cookie: self.next_cookie << 1 };
@@ -136,6 +158,16 @@ impl Dir {
             self.compact();
         }
         Some(old)
+    }
+
+    /// Gives the entries the first cookies again, in their order. A reader of this moment may miss some or meet some
+    /// twice, once in 2^29 new entries.
+    fn renumber(&mut self) {
+        self.compact();
+        for (slot, cookie) in self.slots.iter_mut().zip(0..) {
+            slot.cookie = cookie << 1 | slot.cookie & 1;
+        }
+        self.next_cookie = self.slots.len() as u64;
     }
 
     /// Drops vacant slots and their names; order and cookies stay.
@@ -178,18 +210,23 @@ impl Dir {
         self.whiteouts as usize
     }
 
-    /// The merged lower directories, topmost first; empty for one that hides what lies below.
-    pub fn lowers(&self) -> &[LowerPath] {
-        &self.lowers
+    /// What is merged beneath it.
+    pub fn below(&self) -> &Below {
+        &self.below
+    }
+
+    /// Whether it was copied up only to hold an entry, and nothing about it was changed since.
+    pub fn is_untouched(&self) -> bool {
+        self.untouched
     }
 }
 
 fn fill(slot: &mut Slot, dentry: Dentry) {
     match dentry {
         Dentry::Whiteout => slot.ino = 0,
-        Dentry::Inode { ino, covers } => {
+        Dentry::Inode { ino, hides_lower } => {
             slot.ino = ino.0;
-            slot.cookie = slot.cookie & !1 | u64::from(covers);
+            slot.cookie = slot.cookie & !1 | u64::from(hides_lower);
         }
     }
 }
@@ -199,7 +236,7 @@ mod tests {
     use super::*;
 
     fn inode(n: u64) -> Dentry {
-        Dentry::Inode { ino: InodeNo(n), covers: n % 2 == 0 }
+        Dentry::Inode { ino: InodeNo(n), hides_lower: n % 2 == 0 }
     }
 
     #[test]
@@ -236,5 +273,23 @@ mod tests {
         assert_eq!((dir.live(), dir.whiteouts()), (0, 1));
         assert_eq!(dir.remove(b"a"), Some(Dentry::Whiteout));
         assert_eq!(dir.get(b"a"), None);
+    }
+
+    #[test]
+    fn cookies_are_given_out_anew_before_they_are_too_large() {
+        let mut dir = Dir::default();
+        dir.set(b"a", inode(1));
+        dir.set(b"b", inode(2));
+        dir.next_cookie = COOKIES - 1;
+        dir.remove(b"a");
+        (3..6).for_each(|i| {
+            dir.set(format!("n{i}").as_bytes(), inode(i));
+        });
+        let all: Vec<_> = dir.entries_from(0).map(|(c, n, d)| (c, n.to_vec(), d)).collect();
+        let want = [(0, b"b".to_vec(), inode(2)), (1, b"n3".to_vec(), inode(3))];
+        assert_eq!(all[..2], want);
+        assert_eq!(all[3], (3, b"n5".to_vec(), inode(5)));
+        assert_eq!(dir.end(), 4);
+        assert_eq!(dir.get(b"n4"), Some(inode(4)));
     }
 }

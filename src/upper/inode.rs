@@ -1,21 +1,23 @@
 //! One inode of the upper.
 
-use super::dir::Dir;
+use super::dir::{Below, Dir};
 use super::extent_map::ExtentMap;
-use crate::attr::{Attr, FileType, InodeNo, LowerPath};
-use crate::block::{BLOCK_SIZE, blocks_for};
-use crate::journal::record::InodeImage;
+use crate::attr::{Attr, FileType, InodeNo};
+use crate::block::{BLOCK_SIZE, SECTOR_SIZE, blocks_for};
+use crate::journal::record::{InodeImage, OriginImage};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Units of `st_blocks` (512 bytes) in a block.
-const SECTORS: u64 = BLOCK_SIZE / 512;
+const SECTORS: u64 = BLOCK_SIZE / SECTOR_SIZE;
 
-/// The lower object that a raised inode was. A file's unmapped blocks read from it.
+/// The lower object that an inode was copied up from: a file, whose unmapped blocks read from it, or what had several
+/// names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    pub at: LowerPath,
-    /// Bytes of a file's data that are valid: shrinks with truncation and never grows.
-    pub len: u64,
+    /// Path bytes in the layer, as in [`crate::attr::LowerPath`].
+    pub path: Arc<[u8]>,
+    pub image: OriginImage,
 }
 
 /// Name to value, sorted.
@@ -25,7 +27,7 @@ pub type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
 pub struct Inode {
     pub(super) image: InodeImage,
     pub(super) xattrs: Option<Box<Xattrs>>,
-    /// `None` for what was made here, and for directories, which keep a list of their own.
+    /// `None` for what was made here or is in no need of it, and for directories.
     pub(super) origin: Option<Box<Origin>>,
     pub(super) kind: Kind,
 }
@@ -88,15 +90,22 @@ impl Inode {
         self.xattrs.iter().flat_map(|map| map.iter().map(|(n, v)| (&**n, &**v)))
     }
 
-    /// What `stat` shows. `origin_blocks`: 512-byte units that the lower origin takes on its host.
-    pub fn attr(&self, ino: InodeNo, origin_blocks: u64) -> Attr {
+    /// Whether all data and the size of a regular file are still those of its origin: only metadata were changed.
+    pub fn has_only_origin_data(&self) -> bool {
+        let Some((map, Some(Origin { image: origin, .. }))) = self.file() else { return false };
+        let size = origin.stamp.size;
+        map.runs() == 0 && self.image.size == size && origin.len == size
+    }
+
+    /// What `stat` shows.
+    pub fn attr(&self, ino: InodeNo) -> Attr {
         let i = &self.image;
         let (nlink, blocks) = match &self.kind {
-            Kind::Dir(dir) if i.nlink > 0 && dir.lowers.is_empty() => (2 + dir.subdirs, 0),
+            Kind::Dir(dir) if i.nlink > 0 && dir.below == Below::Nothing => (2 + dir.subdirs, 0),
             Kind::Dir(_) => (i.nlink.min(1), 0),
             Kind::File(map) => {
-                let below =
-                    if self.origin().is_some_and(|o| o.len > 0) { origin_blocks } else { 0 };
+                let origin = self.origin().map(|o| &o.image).filter(|o| o.len > 0);
+                let below = origin.map_or(0, |o| o.blocks.into());
                 let most = blocks_for(i.size) * SECTORS;
                 let own = map.data_blocks() * SECTORS;
                 (i.nlink, own.max(most.min(own + below)))

@@ -5,10 +5,12 @@
 
 mod dir;
 mod extent_map;
+mod format1;
 mod inode;
 mod tree;
 
-pub use dir::Dentry;
+pub use dir::{Below, Dentry, Dir};
 pub use extent_map::{ExtentMap, Segment, Source};
-pub use inode::{Inode, Kind};
-pub use tree::{Broken, Tree};
+pub use format1::Format1;
+pub use inode::{Inode, Kind, Origin};
+pub use tree::{Broken, KnownLayer, Tree};

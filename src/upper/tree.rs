@@ -1,20 +1,20 @@
 //! All inodes of the upper.
 
-use super::Source;
-use super::dir::Dentry;
+use super::dir::{Below, Dentry};
 use super::inode::{Inode, Kind, Origin};
-use crate::attr::{FileType, InodeNo, LowerPath};
+use crate::attr::{FileType, InodeNo, LayerId, RecordedLayer};
 use crate::block::{FileBlock, blocks_for};
-use crate::errno::Result;
 use crate::filestore::Extent;
-use crate::journal::record::{InodeImage, Record};
+use crate::journal::record::{BelowImage, InodeImage, OriginImage, Record};
 use crate::name::check_name;
 use rustc_hash::FxHashMap;
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-/// Inode numbers made by the upper stay below this; lower ones carry a layer above it.
-const UPPER_NUMBERS: u64 = 1 << 48;
+mod faults;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
 /// File blocks a record may name: 2^51 of 4 KiB are the 8 EiB that an offset can reach.
 const BLOCK_LIMIT: u64 = 1 << 51;
 
@@ -28,37 +28,59 @@ impl std::fmt::Display for Broken {
     }
 }
 
+/// A layer that origins refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownLayer {
+    /// A `layer::LayerIdentity`.
+    pub identity: u64,
+    /// Where in the stack it was when it was first recorded.
+    pub place: LayerId,
+}
+
 #[derive(Debug)]
 pub struct Tree {
     inodes: FxHashMap<InodeNo, Box<Inode>>,
+    layers: BTreeMap<RecordedLayer, KnownLayer>,
+    /// What the next new inode may be numbered.
     next: u64,
     data_blocks: u64,
     /// Inodes without a link.
     unlinked: usize,
     /// About how many bytes a checkpoint of this tree takes.
     live_bytes: u64,
-    /// Paths of lower origins, shared among the records of one directory.
-    last_path: Arc<[u8]>,
 }
 
 impl Default for Tree {
     fn default() -> Tree {
         Tree {
             inodes: FxHashMap::default(),
-            next: InodeNo::ROOT.0 + 1,
+            layers: BTreeMap::new(),
+            next: InodeNo::MADE_HERE.start,
             data_blocks: 0,
             unlinked: 0,
             live_bytes: 0,
-            last_path: Arc::from([]),
         }
     }
 }
 
-const INODE_BYTES: u64 = 110;
-const RUN_BYTES: u64 = 33;
+// How long the records of a checkpoint are: somewhat more than most are.
+const INODE_BYTES: u64 = 64;
+const RUN_BYTES: u64 = 20;
 
 fn entry_bytes(name: &[u8]) -> u64 {
-    20 + name.len() as u64
+    16 + name.len() as u64
+}
+
+fn origin_bytes(path: &[u8]) -> u64 {
+    36 + path.len() as u64
+}
+
+fn below_bytes(below: &Below) -> u64 {
+    match below {
+        Below::Nothing => 0,
+        Below::SameName => 10,
+        Below::Path(path) => 12 + path.len() as u64,
+    }
 }
 
 impl Tree {
@@ -79,9 +101,19 @@ impl Tree {
         self.inodes.iter().map(|(ino, inode)| (*ino, &**inode))
     }
 
-    /// The number the next new inode gets; it is taken once an `Inode` record with it was applied.
+    /// Where the search for a number for the next new inode begins.
     pub fn next_number(&self) -> InodeNo {
         InodeNo(self.next)
+    }
+
+    /// A layer that origins refer to.
+    pub fn layer(&self, id: RecordedLayer) -> Option<KnownLayer> {
+        self.layers.get(&id).copied()
+    }
+
+    /// The layers that origins refer to.
+    pub fn layers(&self) -> impl Iterator<Item = (RecordedLayer, KnownLayer)> {
+        self.layers.iter().map(|(id, layer)| (*id, *layer))
     }
 
     /// Filestore blocks that files map.
@@ -118,6 +150,7 @@ impl Tree {
                 let inode = self.inode(ino)?;
                 inode.image.mtime = mtime;
                 inode.image.ctime = ctime;
+                note_change(inode);
                 Ok(())
             }
             Record::Target { ino, target } => match &mut self.inode(ino)?.kind {
@@ -128,9 +161,14 @@ impl Tree {
                 }
                 _ => Err(Broken("a target for what is no symlink", ino)),
             },
-            Record::Origin { ino, layer, len, path } => self.put_origin(ino, layer, len, path),
-            Record::Link { parent, ino, covers, name } => {
-                self.set_entry(parent, name, Some(Dentry::Inode { ino, covers }))
+            Record::Origin { ino, origin, path } => self.put_origin(ino, origin, path),
+            Record::Below { ino, below, untouched } => self.set_below(ino, below, untouched),
+            Record::Layer { id, identity, place } => {
+                self.layers.insert(id, KnownLayer { identity, place });
+                Ok(())
+            }
+            Record::Link { parent, ino, hides_lower, name } => {
+                self.set_entry(parent, name, Some(Dentry::Inode { ino, hides_lower }))
             }
             Record::Whiteout { parent, name } => {
                 self.set_entry(parent, name, Some(Dentry::Whiteout))
@@ -153,7 +191,7 @@ impl Tree {
             }
             Record::Size { ino, size, origin_len } => self.set_size(ino, size, origin_len, freed),
             Record::NextInode { next } => {
-                self.next = self.next.max(next.min(UPPER_NUMBERS));
+                self.set_next(next);
                 Ok(())
             }
             Record::SyncPoint => Ok(()),
@@ -177,15 +215,21 @@ impl Tree {
             self.unlinked -= usize::from(inode.image.nlink == 0);
             self.unlinked += unlinked;
             inode.image = image;
+            note_change(inode);
             return Ok(());
         }
         self.unlinked += unlinked;
         self.inodes.insert(ino, Box::new(Inode::new(image)));
         self.live_bytes += INODE_BYTES;
-        if ino.0 < UPPER_NUMBERS {
-            self.next = self.next.max(ino.0 + 1);
-        }
+        self.set_next(ino.0.saturating_add(1));
         Ok(())
+    }
+
+    /// The last new number decides, so that numbers come round. One of a layer says nothing.
+    fn set_next(&mut self, next: u64) {
+        if InodeNo::MADE_HERE.contains(&next) || InodeNo::MADE_HERE_TOO.contains(&next) {
+            self.next = next;
+        }
     }
 
     fn drop_inode(&mut self, ino: InodeNo, freed: &mut Vec<Extent>) {
@@ -193,7 +237,7 @@ impl Tree {
         self.unlinked -= usize::from(inode.image.nlink == 0);
         let mut bytes = INODE_BYTES;
         bytes += inode.xattrs().map(|(n, v)| (16 + n.len() + v.len()) as u64).sum::<u64>();
-        bytes += inode.origin().map_or(0, |o| 21 + o.at.path.len() as u64);
+        bytes += inode.origin().map_or(0, |o| origin_bytes(&o.path));
         match &mut inode.kind {
             Kind::File(map) => {
                 bytes += map.runs() as u64 * RUN_BYTES;
@@ -202,7 +246,7 @@ impl Tree {
             }
             Kind::Dir(dir) => {
                 bytes += dir.entries_from(0).map(|(_, n, _)| entry_bytes(n)).sum::<u64>();
-                bytes += dir.lowers.iter().map(|l| 21 + l.path.len() as u64).sum::<u64>();
+                bytes += below_bytes(&dir.below);
             }
             Kind::Symlink(target) => bytes += target.len() as u64,
             Kind::Special => {}
@@ -213,24 +257,41 @@ impl Tree {
     fn put_origin(
         &mut self,
         ino: InodeNo,
-        layer: crate::attr::LayerId,
-        len: u64,
+        image: OriginImage,
         path: &[u8],
     ) -> std::result::Result<(), Broken> {
-        if path.split(|b| *b == b'/').any(|c| c == b"." || c == b".." || c.contains(&0)) {
-            return Err(Broken("an origin that leaves its layer", ino));
-        }
-        // Layers of one merged directory mostly have it under the same path.
-        if *self.last_path != *path {
-            self.last_path = path.into();
-        }
-        let at = LowerPath { layer, path: self.last_path.clone() };
+        check_path(ino, path)?;
         let inode = self.inode(ino)?;
-        match &mut inode.kind {
-            Kind::Dir(dir) => dir.lowers.push(at),
-            _ => inode.origin = Some(Box::new(Origin { at, len })),
+        if inode.is_dir() {
+            return Err(Broken("an origin of a directory", ino));
         }
-        self.live_bytes += 21 + path.len() as u64;
+        let old = inode.origin.replace(Box::new(Origin { path: path.into(), image }));
+        self.live_bytes += origin_bytes(path);
+        self.live_bytes -= old.map_or(0, |old| origin_bytes(&old.path));
+        Ok(())
+    }
+
+    fn set_below(
+        &mut self,
+        ino: InodeNo,
+        below: BelowImage<'_>,
+        untouched: bool,
+    ) -> std::result::Result<(), Broken> {
+        let below = match below {
+            BelowImage::Nothing => Below::Nothing,
+            BelowImage::SameName => Below::SameName,
+            BelowImage::Path(path) => {
+                check_path(ino, path)?;
+                Below::Path(path.into())
+            }
+        };
+        let Kind::Dir(dir) = &mut self.inode(ino)?.kind else {
+            return Err(Broken("something below what is no directory", ino));
+        };
+        let bytes = below_bytes(&below);
+        let old = std::mem::replace(&mut dir.below, below);
+        dir.untouched = untouched;
+        self.live_bytes = (self.live_bytes + bytes).saturating_sub(below_bytes(&old));
         Ok(())
     }
 
@@ -293,6 +354,7 @@ impl Tree {
         if map.is_empty() {
             inode.xattrs = None;
         }
+        note_change(inode);
         delta -= old.map_or(0, |old| size(&old));
         self.live_bytes = self.live_bytes.saturating_add_signed(delta);
         Ok(())
@@ -325,7 +387,7 @@ impl Tree {
         freed: &mut Vec<Extent>,
     ) -> std::result::Result<(), Broken> {
         let origin = self.get(ino).and_then(Inode::file).and_then(|(_, origin)| origin);
-        let shown = FileBlock(origin.map_or(0, |o| blocks_for(o.len)));
+        let shown = FileBlock(origin.map_or(0, |o| blocks_for(o.image.len)));
         self.edit_map(ino, freed, |map, freed| {
             map.remove(at, len, freed);
             if at < shown {
@@ -349,7 +411,8 @@ impl Tree {
         let shrinks = size < inode.image.size;
         inode.image.size = size;
         if let Some(origin) = &mut inode.origin {
-            origin.len = origin.len.min(origin_len.unwrap_or(u64::MAX));
+            let valid = &mut origin.image.len;
+            *valid = (*valid).min(origin_len.unwrap_or(*valid));
         }
         if shrinks {
             let end = FileBlock::at_or_after(size);
@@ -358,79 +421,9 @@ impl Tree {
         Ok(())
     }
 
-    /// Hands the records that make this tree anew to `sink`, an encoded group at a time; a group is
-    /// at most about 64 KiB unless one record is larger.
-    ///
-    /// # Errors
-    /// Those of `sink`.
-    pub fn snapshot(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let mut out = Vec::with_capacity(80 << 10);
-        let mut put = |record: Record<'_>| -> Result<()> {
-            record.encode(&mut out);
-            if out.len() >= 64 << 10 {
-                sink(&out)?;
-                out.clear();
-            }
-            Ok(())
-        };
-        put(Record::NextInode { next: self.next })?;
-        for (ino, inode) in self.inodes() {
-            snapshot_inode(ino, inode, &mut put)?;
-        }
-        for (parent, inode) in self.inodes() {
-            let Some(dir) = inode.dir() else { continue };
-            for (_, name, dentry) in dir.entries_from(0) {
-                put(match dentry {
-                    Dentry::Whiteout => Record::Whiteout { parent, name },
-                    Dentry::Inode { ino, covers } => Record::Link { parent, ino, covers, name },
-                })?;
-            }
-        }
-        if out.is_empty() { Ok(()) } else { sink(&out) }
-    }
-
     /// Whether there are inodes without a link, which somebody has open or is about to forget.
     pub fn has_unlinked(&self) -> bool {
         self.unlinked > 0
-    }
-
-    /// Inodes that no entry refers to and nobody has open: what a remount leaves behind.
-    /// A raised lower inode has no entry in the upper, so its link count decides.
-    pub fn orphans(&self) -> Vec<InodeNo> {
-        self.inodes().filter(|(_, inode)| inode.image.nlink == 0).map(|(ino, _)| ino).collect()
-    }
-
-    /// What is wrong with the tree as a whole: entries to nowhere, link counts of upper files,
-    /// directories with two parents. Blocks are the filestore's to check.
-    pub fn faults(&self) -> Vec<Broken> {
-        let mut faults = Vec::new();
-        let mut links: FxHashMap<InodeNo, u32> = FxHashMap::default();
-        let mut dirs = HashSet::new();
-        for (_, inode) in self.inodes() {
-            let Some(dir) = inode.dir() else { continue };
-            for (_, _, dentry) in dir.entries_from(0) {
-                let Dentry::Inode { ino, .. } = dentry else { continue };
-                *links.entry(ino).or_default() += 1;
-                match self.get(ino) {
-                    None => faults.push(Broken("an entry for an unknown inode", ino)),
-                    Some(child) if child.is_dir() && !dirs.insert(ino) => {
-                        faults.push(Broken("a directory with two parents", ino));
-                    }
-                    Some(_) => {}
-                }
-            }
-        }
-        for (ino, inode) in self.inodes() {
-            let found = links.get(&ino).copied().unwrap_or(0);
-            let made_here = ino.0 < UPPER_NUMBERS && ino != InodeNo::ROOT;
-            if made_here && !inode.is_dir() && inode.image.nlink != found {
-                faults.push(Broken("a link count that is not the number of entries", ino));
-            }
-            if made_here && inode.is_dir() && inode.image.nlink > 0 && found == 0 {
-                faults.push(Broken("a directory without a parent", ino));
-            }
-        }
-        faults
     }
 }
 
@@ -445,37 +438,15 @@ fn check_range(ino: InodeNo, at: FileBlock, len: u64) -> std::result::Result<(),
     }
 }
 
-fn snapshot_inode(
-    ino: InodeNo,
-    inode: &Inode,
-    put: &mut dyn FnMut(Record<'_>) -> Result<()>,
-) -> Result<()> {
-    put(Record::Inode { ino, image: inode.image })?;
-    if let Some(Origin { at: LowerPath { layer, path }, len }) = inode.origin() {
-        put(Record::Origin { ino, layer: *layer, len: *len, path })?;
-    }
-    match &inode.kind {
-        Kind::Symlink(target) => put(Record::Target { ino, target })?,
-        Kind::Dir(dir) => {
-            for LowerPath { layer, path } in &dir.lowers {
-                put(Record::Origin { ino, layer: *layer, len: 0, path })?;
-            }
-        }
-        Kind::File(map) => {
-            for run in map.iter() {
-                put(match run.source {
-                    Source::Data(block) => Record::Map { ino, at: run.at, block, len: run.len },
-                    _ => Record::Hole { ino, at: run.at, len: run.len },
-                })?;
-            }
-        }
-        Kind::Special => {}
-    }
-    for (name, value) in inode.xattrs() {
-        put(Record::SetXattr { ino, name, value })?;
-    }
-    Ok(())
+/// The path of a lower object must stay in its layer.
+pub(super) fn check_path(ino: InodeNo, path: &[u8]) -> std::result::Result<(), Broken> {
+    let is_fine = path.is_empty() || path.split(|b| *b == b'/').all(|c| check_name(c).is_ok());
+    if is_fine { Ok(()) } else { Err(Broken("a path that leaves its layer", ino)) }
 }
 
-#[cfg(test)]
-mod tests;
+/// A directory that something is changed of was not copied up for an entry's sake only.
+fn note_change(inode: &mut Inode) {
+    if let Kind::Dir(dir) = &mut inode.kind {
+        dir.untouched = false;
+    }
+}

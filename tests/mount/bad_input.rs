@@ -194,27 +194,6 @@ mount_tests! {
         }
     }
 
-    fn a_copy_in_place_of_a_layer(scratch) {
-        overcoat_only!();
-        let lower = scratch.lower();
-        for name in ["a", "b", "c", "d"] {
-            fsx::write(lower.join(name), name);
-        }
-        let spec = Spec::of(scratch);
-        let mount = spec.mount();
-        fsx::write(mount.path("b"), "changed");
-        fsx::chmod(mount.path("c"), 0o600);
-        mount.unmount();
-        let copy = scratch.path("copy");
-        tool::run("cp", &["-a".as_ref(), lower.as_os_str(), copy.as_os_str()]);
-        refuse(scratch, &spec.clone().lowers(&[copy]), 1, "copy");
-        // One file that was replaced on the host is no other layer.
-        fsx::write(lower.join("new"), "replaced");
-        std::fs::rename(lower.join("new"), lower.join("c")).unwrap();
-        let mount = spec.mount();
-        assert_eq!(fsx::read(mount.path("b")), b"changed");
-    }
-
     fn something_else_in_place_of_the_filestore(scratch) {
         overcoat_only!();
         let path = store::path(&scratch.upper());

@@ -6,6 +6,7 @@ mod accounting;
 mod bad_input;
 mod big_directory;
 mod callers;
+mod carried_over;
 mod coherence;
 mod command_line;
 mod copy_up;

@@ -1,5 +1,6 @@
 //! Directories are opened and listed.
 
+use crate::attr::DirCookie;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, fopen};
 use crate::fuse::decode::Read;
@@ -21,9 +22,10 @@ pub fn releasedir(_: &Dispatcher, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> 
 }
 
 pub fn readdir(d: &Dispatcher, call: &Call<'_>, read: Read, out: &mut Payload<'_>) -> Result<()> {
-    let end = d.listing_ends.end(call.ino, read.offset, d.overlay.listing_end(call.ino));
+    let from = DirCookie(read.offset);
+    let end = d.listing_ends.end(call.ino, from, d.overlay.listing_end(call.ino));
     let mut dirents = out.dirents(read.size);
-    let listed = d.overlay.readdir(call.ino, read.offset..end, &mut |entry| dirents.push(&entry));
+    let listed = d.overlay.readdir(call.ino, from..end, &mut |entry| dirents.push(&entry));
     entries_or_error(listed, out)
 }
 
@@ -33,9 +35,10 @@ pub fn readdirplus(
     read: Read,
     out: &mut Payload<'_>,
 ) -> Result<()> {
-    let end = d.listing_ends.end(call.ino, read.offset, d.overlay.listing_end(call.ino));
+    let from = DirCookie(read.offset);
+    let end = d.listing_ends.end(call.ino, from, d.overlay.listing_end(call.ino));
     let mut dirents = out.dirents(read.size);
-    let listed = d.overlay.readdirplus(call.ino, read.offset..end, &mut |entry, found| {
+    let listed = d.overlay.readdirplus(call.ino, from..end, &mut |entry, found| {
         let looked_up = match found {
             Some(found) => d.entry_out(found),
             None => reply::no_entry(entry.ino, entry.dtype),

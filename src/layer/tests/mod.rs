@@ -108,6 +108,12 @@ impl Layers {
         Stack::of(layers.collect(), &IdMap::default())
     }
 
+    /// The host's number of an object, which is shown as all layers lie on one device.
+    fn host_ino(&self, layer: usize, path: &str) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(self.path(layer, path)).expect("there").ino()
+    }
+
     /// Runs `check` on a stack that goes each way.
     fn each_way(&self, check: impl Fn(&Stack)) {
         for way in WAYS {

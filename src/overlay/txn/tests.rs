@@ -44,9 +44,9 @@ fn a_transaction_sees_its_own_writes_and_nobody_else_does() {
     let ino = tx.new_number().unwrap();
     let image = InodeImage { mode: FileType::Regular.mode_bits(), nlink: 1, ..old };
     tx.put(Record::Inode { ino, image });
-    tx.put(Record::Link { parent: ROOT, ino, covers: false, name: b"new" });
+    tx.put(Record::Link { parent: ROOT, ino, hides_lower: false, name: b"new" });
     assert_eq!(tx.image(ino), Some(image));
-    assert_eq!(tx.dentry(ROOT, b"new"), Some(Dentry::Inode { ino, covers: false }));
+    assert_eq!(tx.dentry(ROOT, b"new"), Some(Dentry::Inode { ino, hides_lower: false }));
     assert!(tx.dentry(d, b"new").is_none() && tx.committed(ino).is_none());
 
     let time = Time { sec: 7, nsec: 8 };
@@ -78,7 +78,7 @@ fn a_record_that_does_not_fit_ends_all_changes_and_the_next_mount_works() {
     let overlay = open(dir.path());
     let before = mkdir(&overlay, "before").unwrap();
     let mut tx = overlay.begin().unwrap();
-    tx.put(Record::Link { parent: ROOT, ino: InodeNo(4711), covers: false, name: b"x" });
+    tx.put(Record::Link { parent: ROOT, ino: InodeNo(4711), hides_lower: false, name: b"x" });
     assert_eq!(tx.commit(Urgency::Normal).map(drop), Err(Errno::IO));
     assert_eq!(mkdir(&overlay, "after"), Err(Errno::ROFS));
     assert_eq!(overlay.unlink(ROOT, OsStr::new("f")), Err(Errno::ROFS));

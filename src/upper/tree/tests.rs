@@ -1,6 +1,7 @@
 use super::*;
 use crate::attr::{LayerId, Time};
 use crate::block::StoreBlock;
+use crate::journal::record::Stamp;
 use crate::journal::record::decode_all;
 
 fn image(mode: u32, nlink: u32) -> InodeImage {
@@ -19,21 +20,26 @@ fn image(mode: u32, nlink: u32) -> InodeImage {
     }
 }
 
+fn origin(len: u64) -> OriginImage {
+    let stamp = Stamp { size: len, mtime: Time { sec: 5, nsec: 6 } };
+    OriginImage { layer: RecordedLayer(1), len, stamp, blocks: 8, several_names: false }
+}
+
 fn sample() -> Tree {
     let (root, d, f) = (InodeNo::ROOT, InodeNo(2), InodeNo(3));
-    let layer = LayerId(1);
     let mut tree = Tree::default();
     let records = [
         Record::Inode { ino: root, image: image(0o040755, 1) },
-        Record::Origin { ino: root, layer, len: 0, path: b"" },
+        Record::Layer { id: RecordedLayer(1), identity: 99, place: LayerId(1) },
+        Record::Below { ino: root, below: BelowImage::SameName, untouched: true },
         Record::Inode { ino: d, image: image(0o040755, 1) },
-        Record::Link { parent: root, ino: d, covers: false, name: b"d" },
+        Record::Link { parent: root, ino: d, hides_lower: false, name: b"d" },
         Record::Inode { ino: f, image: image(0o100644, 1) },
-        Record::Origin { ino: f, layer, len: 100_000, path: b"usr/f" },
+        Record::Origin { ino: f, origin: origin(100_000), path: b"usr/f" },
         Record::Size { ino: f, size: 100_000, origin_len: Some(100_000) },
         Record::Map { ino: f, at: FileBlock(3), block: StoreBlock(10), len: 4 },
         Record::Hole { ino: f, at: FileBlock(9), len: 2 },
-        Record::Link { parent: d, ino: f, covers: false, name: b"f" },
+        Record::Link { parent: d, ino: f, hides_lower: false, name: b"f" },
         Record::SetXattr { ino: f, name: b"user.x", value: b"v" },
         Record::Whiteout { parent: root, name: b"gone" },
     ];
@@ -84,7 +90,7 @@ fn truncation_frees_blocks_and_cuts_the_origin() {
     tree.apply(&Record::Size { ino: f, size: 1 << 30, origin_len: None }, &mut freed)
         .expect("applies");
     let (map, origin) = tree.get(f).and_then(Inode::file).expect("a file");
-    assert_eq!(origin.map(|o| o.len), Some(5 * 4096));
+    assert_eq!(origin.map(|o| o.image.len), Some(5 * 4096));
     assert_eq!((map.data_blocks(), tree.data_blocks()), (2, 2));
     freed.clear();
     tree.apply(&Record::Drop { ino: f }, &mut freed).expect("applies");
@@ -103,17 +109,79 @@ fn live_bytes_come_back_to_nothing() {
 }
 
 #[test]
+fn an_estimate_of_a_checkpoint_is_near_it() {
+    let tree = sample();
+    let mut size = 0;
+    tree.snapshot(&mut |bytes| {
+        size += bytes.len() as u64;
+        Ok(())
+    })
+    .expect("no sink error");
+    assert!(size <= tree.live_bytes() && tree.live_bytes() <= 3 * size, "{size} {tree:?}");
+}
+
+#[test]
+fn a_directory_is_untouched_until_something_changes_it() {
+    let root = InodeNo::ROOT;
+    let t = Time { sec: 9, nsec: 0 };
+    let changes = [
+        Record::Times { ino: root, mtime: t, ctime: t },
+        Record::Inode { ino: root, image: image(0o040700, 1) },
+        Record::SetXattr { ino: root, name: b"user.x", value: b"v" },
+    ];
+    for change in &changes {
+        let mut tree = sample();
+        let is_untouched = |tree: &Tree| tree.get(root).and_then(Inode::dir).map(|d| d.untouched);
+        assert_eq!(is_untouched(&tree), Some(true));
+        tree.apply(change, &mut Vec::new()).expect("applies");
+        assert_eq!(is_untouched(&tree), Some(false), "{change:?}");
+    }
+}
+
+#[test]
+fn what_has_several_names_may_be_without_an_entry() {
+    let mut tree = sample();
+    let f = InodeNo(3);
+    let apply = |tree: &mut Tree, record| tree.apply(&record, &mut Vec::new()).expect("applies");
+    assert_eq!(tree.nameless(), vec![]);
+    apply(&mut tree, Record::Whiteout { parent: InodeNo(2), name: b"f" });
+    assert_eq!(tree.faults().len(), 1);
+    let origin = OriginImage { several_names: true, ..origin(100_000) };
+    apply(&mut tree, Record::Origin { ino: f, origin, path: b"usr/f" });
+    assert_eq!((tree.nameless(), tree.faults()), (vec![f], vec![]));
+    apply(&mut tree, Record::Link { parent: InodeNo(2), ino: f, hides_lower: true, name: b"f" });
+    assert_eq!((tree.nameless(), tree.faults()), (vec![], vec![]));
+}
+
+#[test]
+fn numbers_of_new_inodes_come_round() {
+    let mut tree = Tree::default();
+    assert_eq!(tree.next_number().0, InodeNo::MADE_HERE.start);
+    let mut put = |number: u64| {
+        let image = image(0o100644, 1);
+        tree.apply(&Record::Inode { ino: InodeNo(number), image }, &mut Vec::new()).expect("fits");
+        tree.next_number().0
+    };
+    assert_eq!(put(77), InodeNo::MADE_HERE.start, "a number of a layer");
+    assert_eq!(put((1 << 30) + 5), (1 << 30) + 6);
+    assert_eq!(put(1 << 30), (1 << 30) + 1);
+}
+
+#[test]
 fn hostile_records_are_refused() {
     let mut tree = sample();
     let root = InodeNo::ROOT;
     let bad = [
-        Record::Link { parent: root, ino: InodeNo(99), covers: false, name: b"x" },
-        Record::Link { parent: InodeNo(3), ino: root, covers: false, name: b"x" },
-        Record::Link { parent: root, ino: root, covers: false, name: b"a/b" },
+        Record::Link { parent: root, ino: InodeNo(99), hides_lower: false, name: b"x" },
+        Record::Link { parent: InodeNo(3), ino: root, hides_lower: false, name: b"x" },
+        Record::Link { parent: root, ino: root, hides_lower: false, name: b"a/b" },
         Record::Inode { ino: root, image: image(0o100644, 1) },
         Record::Map { ino: InodeNo(3), at: FileBlock(u64::MAX), block: StoreBlock(1), len: 2 },
         Record::Map { ino: InodeNo(3), at: FileBlock(0), block: StoreBlock(u64::MAX), len: 2 },
-        Record::Origin { ino: root, layer: LayerId(1), len: 0, path: b"../etc" },
+        Record::Origin { ino: InodeNo(3), origin: origin(1), path: b"../etc" },
+        Record::Origin { ino: root, origin: origin(1), path: b"etc" },
+        Record::Below { ino: root, below: BelowImage::Path(b"a//b"), untouched: false },
+        Record::Below { ino: InodeNo(3), below: BelowImage::SameName, untouched: false },
         Record::Times { ino: InodeNo(99), mtime: Time::default(), ctime: Time::default() },
     ];
     for r in &bad {
@@ -141,24 +209,24 @@ fn hostile_records_are_refused_or_do_no_harm() {
             let (at, block, len) = (number(), number(), number());
             let mode = [0o100644, 0o040755, 0o120777, 0o020000, 0][(number() % 5) as usize];
             let image = InodeImage { size: len, ..image(mode, at as u32) };
-            let layer = LayerId(block as u16);
-            let record = match rng.below(12) {
+            let record = match rng.below(13) {
                 0 | 1 => Record::Inode { ino, image },
                 2 => Record::Drop { ino },
-                3 | 4 => Record::Link { parent, ino, covers: at % 2 == 0, name },
+                3 | 4 => Record::Link { parent, ino, hides_lower: at % 2 == 0, name },
                 5 => Record::Whiteout { parent, name },
                 6 => Record::Unlink { parent, name },
                 7 => Record::Map { ino, at: FileBlock(at), block: StoreBlock(block), len },
                 8 => Record::Hole { ino, at: FileBlock(at), len },
                 9 => Record::Size { ino, size: at, origin_len: Some(len) },
-                10 => Record::Origin { ino, layer, len, path: name },
+                10 => Record::Origin { ino, origin: origin(len), path: name },
+                11 => Record::Below { ino, below: BelowImage::Path(name), untouched: true },
                 _ => Record::NextInode { next: at },
             };
             // Refused or not: what follows must hold either way.
             drop(tree.apply(&record, &mut freed));
         }
         for (ino, inode) in tree.inodes() {
-            let attr = inode.attr(ino, 8);
+            let attr = inode.attr(ino);
             assert!(attr.size <= i64::MAX as u64, "seed {seed}");
         }
         let mut again = Tree::default();

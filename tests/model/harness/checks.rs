@@ -104,13 +104,14 @@ impl<H: Host> Harness<H> {
             more = got.len() == count;
             if !more {
                 let found = found.copied();
-                got.push((entry.name.to_vec(), entry.ino, entry.dtype, entry.next, found));
+                got.push((entry.name.to_vec(), entry.ino, entry.dtype, entry.next.0, found));
             }
             !more
         };
+        let from = DirCookie(cookie);
         let read = match plus {
-            true => overlay.readdirplus(ino, cookie..u64::MAX, &mut take),
-            false => overlay.readdir(ino, cookie..u64::MAX, &mut |entry| take(entry, None)),
+            true => overlay.readdirplus(ino, from..DirCookie::END, &mut take),
+            false => overlay.readdir(ino, from..DirCookie::END, &mut |entry| take(entry, None)),
         };
         read.map_err(|err| format!("readdir: {err}"))?;
         let mut names = Vec::new();

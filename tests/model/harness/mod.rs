@@ -4,7 +4,7 @@
 mod checks;
 mod steps;
 
-use crate::attr::{Attr, Caller, FileType, InodeNo, SetAttr, SetTime, Time};
+use crate::attr::{Attr, Caller, DirCookie, FileType, InodeNo, SetAttr, SetTime, Time};
 use crate::errno::Errno;
 use crate::model::lowers::name;
 use crate::model::op::{At, Make, Op, Pick, Set};
