@@ -10,6 +10,7 @@
 //! | [`rng`] | a small seeded generator |
 //! | [`store`] | looking at a filestore from outside |
 //! | [`tool`] | running programs |
+//! | [`history`], [`work`] | writers, and what a power cut may leave of their work |
 //!
 //! The tests need root and `/dev/fuse`, some of them programs besides. Without these they are skipped with a
 //! line that says so, unless `OVERCOAT_TEST_REQUIRED` is set: then they fail.
@@ -24,12 +25,14 @@
 
 pub mod disk;
 pub mod fsx;
+pub mod history;
 pub mod manifest;
 pub mod mount;
 pub mod rng;
 pub mod scratch;
 pub mod store;
 pub mod tool;
+pub mod work;
 
 pub use disk::Disk;
 pub use manifest::Manifest;

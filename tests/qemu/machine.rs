@@ -19,16 +19,26 @@ pub struct Boot<'a> {
     pub initramfs: &'a Path,
     /// `/dev/vda` of the guest.
     pub disk: &'a Path,
+    /// Where all writes and flushes of the disk are logged too (see `writelog.rs`).
+    pub write_log: Option<&'a Path>,
     /// Where the kernel's console goes.
     pub console: PathBuf,
     /// The arguments of `overcoat-guest`.
     pub arguments: &'a [&'a str],
 }
 
+/// A line of the guest's second serial port.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub text: String,
+    /// How long the log of writes was when the line had come, in bytes.
+    pub logged: u64,
+}
+
 /// A running guest. It is killed on drop.
 pub struct Guest {
     qemu: Child,
-    lines: Receiver<String>,
+    lines: Receiver<Line>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -47,30 +57,57 @@ impl Boot<'_> {
         command.arg("-chardev").arg(format!("file,id=console,path={}", self.console.display()));
         command.args(["-chardev", "stdio,id=results,signal=off"]);
         command.args(["-serial", "chardev:console", "-serial", "chardev:results"]);
-        let disk = format!("driver=file,node-name=disk,filename={}", self.disk.display());
-        command.arg("-blockdev").arg(disk);
-        command.args(["-device", "virtio-blk-pci,drive=disk"]);
+        command.arg("-blockdev").arg(self.block_device());
+        command.args(["-device", "virtio-blk-pci,drive=disk,write-zeroes=off,discard=off"]);
         let mut qemu = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let results = BufReader::new(qemu.stdout.take().unwrap());
         let (send, lines) = channel();
+        let log = self.write_log.map(Path::to_owned);
         std::thread::spawn(move || {
-            for line in results.split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-                if send.send(line).is_err() {
+            for text in results.split(b'\n').map_while(Result::ok) {
+                let logged =
+                    log.as_deref().map_or(0, |log| log.metadata().map_or(0, |log| log.len()));
+                let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+                if send.send(Line { text, logged }).is_err() {
                     return;
                 }
             }
         });
         Guest { qemu, lines, _alone: alone }
     }
+
+    /// `/dev/vda`: the host's page cache is the disk's platter, which a killed qemu leaves whole.
+    fn block_device(&self) -> String {
+        let file = format!("driver=file,filename={}", self.disk.display());
+        match self.write_log {
+            None => format!("{file},node-name=disk"),
+            Some(log) => format!(
+                "driver=blklogwrites,node-name=disk,log-sector-size=512,\
+                 file.driver=file,file.filename={},log.driver=file,log.filename={}",
+                self.disk.display(),
+                log.display()
+            ),
+        }
+    }
 }
 
 impl Guest {
+    /// The next line, or `None` when the guest has ended or `deadline` has passed.
+    pub fn line(&self, deadline: Instant) -> Option<Line> {
+        self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
+    }
+
     /// All lines until the guest ends or `limit` has passed.
-    pub fn lines_until_end(&self, limit: Duration) -> Vec<String> {
+    pub fn lines_until_end(&self, limit: Duration) -> Vec<Line> {
         let deadline = Instant::now() + limit;
-        let next = || self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        std::iter::from_fn(|| next().ok()).collect()
+        std::iter::from_fn(|| self.line(deadline)).collect()
+    }
+
+    /// Kills it: the power is cut. Returns what had come by then and was not read yet.
+    pub fn cut(mut self) -> Vec<Line> {
+        self.qemu.kill().unwrap();
+        self.qemu.wait().unwrap();
+        self.lines.iter().collect()
     }
 }
 

@@ -67,7 +67,7 @@ const COLUMNS: [&str; 8] = [
 ];
 
 /// The kernel of a series; `None`, after a line that says why, where there is none and need not be.
-fn kernel(version: &str) -> Option<Kernel> {
+pub fn kernel(version: &str) -> Option<Kernel> {
     if !overcoat_tests::have(&["qemu-system-x86_64", "setpriv", "busybox", "mkfs.ext4", "xz"]) {
         return None;
     }
@@ -134,10 +134,12 @@ fn on_kernel(version: &str) {
         kernel: &kernel,
         initramfs: &initramfs,
         disk: &image,
+        write_log: None,
         console: console.clone(),
         arguments: &["kernel"],
     };
-    let lines = boot.start().lines_until_end(LIMIT);
+    let lines: Vec<String> =
+        boot.start().lines_until_end(LIMIT).into_iter().map(|line| line.text).collect();
     let printed = || format!("{}\n--- console:\n{}", lines.join("\n"), machine::tail(&console));
 
     assert_eq!(lines.last().map(String::as_str), Some("end"), "it did not end\n{}", printed());

@@ -6,6 +6,8 @@
 //! | [`initramfs`] | makes the guest's root |
 //! | [`machine`] | boots, listens, kills |
 //! | [`matrix`] | features and mount tests, kernel by kernel |
+//! | [`power`] | power cuts, five states of a disk; with `OVERCOAT_TEST_CUTS=200` so many |
+//! | [`writelog`] | the log of a disk's writes, of which states after a cut are made |
 //! | `guest/` | the program that runs in the guest |
 //!
 //! A kernel that cannot be had fails its test where `CI` is `true`; elsewhere the test is skipped with a line that
@@ -17,3 +19,5 @@ mod initramfs;
 mod kernels;
 mod machine;
 mod matrix;
+mod power;
+mod writelog;

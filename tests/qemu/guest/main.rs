@@ -5,11 +5,14 @@
 //! failed NAME REASON        a feature that could not be examined, or is wrong
 //! test NAME ... ok          of the mount tests
 //! end                       all was run
+//! ack WRITER NUMBER         a writer's work up to there is durable (see `power.rs`)
+//! done WRITER NUMBER        it was done up to there
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "a test helper's failure is the test's failure")]
 
 mod features;
+mod power;
 
 use std::process::{Command, Stdio};
 
@@ -32,6 +35,7 @@ fn main() {
             }
             println!("end");
         }
+        ["power", seed, options] => power::work_until_cut(seed.parse().unwrap(), options),
         ["feature", name] => println!("{}", features::examine(name)),
         _ => panic!("{arguments:?}"),
     }
