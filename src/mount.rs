@@ -6,7 +6,6 @@ use crate::fuse::{self, Mounted, Session, Settings, Unmounter};
 use crate::layer::{self, LayerError};
 use crate::metrics::{self, Metrics};
 use crate::overlay::{self, Change, Overlay, Usage};
-use crate::presence::Presence;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -95,14 +94,7 @@ impl MountBuilder {
         let session = Session::mount(&self.mountpoint, &self.settings, Arc::clone(&overlay))
             .map_err(|err| StartError(Reason::Session(err)))?;
         let (unmounter, metrics) = (session.unmounter(), Arc::clone(session.metrics()));
-        let presence = unmounter.device().and_then(announce);
-        Ok(Mount {
-            overlay,
-            unmounter,
-            metrics,
-            session: Mutex::new(Some(session)),
-            presence: Mutex::new(presence),
-        })
+        Ok(Mount { overlay, unmounter, metrics, session: Mutex::new(Some(session)) })
     }
 }
 
@@ -116,14 +108,6 @@ pub struct Mount {
     metrics: Arc<Metrics>,
     /// `None` once the connection has ended. The lock is held by whoever waits for that.
     session: Mutex<Option<Mounted>>,
-    /// `None` once the upper is closed, and where there can be no socket. Its lock is taken alone.
-    presence: Mutex<Option<Presence>>,
-}
-
-fn announce(device: (u32, u32)) -> Option<Presence> {
-    Presence::announce(device)
-        .inspect_err(|error| tracing::debug!("umount will not wait for this daemon: {error}"))
-        .ok()
 }
 
 impl Mount {
@@ -154,7 +138,7 @@ impl Mount {
     /// Why the connection to the kernel broke, if it did.
     pub fn wait(&self) -> Result<()> {
         match self.session.lock().take() {
-            Some(session) => self.run(session),
+            Some(session) => session.run(),
             None => Ok(()),
         }
     }
@@ -166,17 +150,6 @@ impl Mount {
     pub fn stop(&self) -> Result<()> {
         self.unmounter.unmount()?;
         self.wait()
-    }
-
-    /// Serves to the end, and tells those who wait for it.
-    fn run(&self, session: Mounted) -> Result<()> {
-        let end = session.run(|| {
-            if let Some(presence) = &*self.presence.lock() {
-                presence.ending();
-            }
-        });
-        drop(self.presence.lock().take());
-        end
     }
 
     /// Closes the upper in order at once. The mount stays, but every change in it is `EIO` from now on.
@@ -207,7 +180,7 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let Some(session) = self.session.get_mut().take() else { return };
         self.unmounter.abort();
-        if let Err(errno) = self.run(session) {
+        if let Err(errno) = session.run() {
             tracing::debug!(%errno, "the connection of a dropped mount");
         }
     }

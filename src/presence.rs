@@ -2,7 +2,7 @@
 //!
 //! Each mount has a socket in the abstract name space (unix(7)) that is named after its device number. (A number may be given to a
 //! new mount while the daemon of the one before has not heard of its end: a counter tells them apart, the highest is the latest.)
-//! Nobody answers there: who wants to wait connects, which the kernel does alone, and reads. One byte comes when the connection to the kernel has
+//! Nothing is asked there: who wants to wait connects, and reads. One byte comes when the connection to the kernel has
 //! ended, the end of the stream when the upper is closed, or the daemon has died. The kernel vouches for the daemon's pid.
 //!
 //! Any user of the host can take such a name, or let a queue of connections run full. So nobody waits for a connection, a
@@ -12,11 +12,13 @@
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred};
-use rustix::net::{connect, socket_with, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, UCred};
+use rustix::net::{connect, shutdown, socket_with, sockopt};
 
 use crate::sys::mountinfo::{self, MountPoint};
 
@@ -32,8 +34,11 @@ const ENDING: u8 = b'E';
 /// Most daemons of one device number at a time: all but the last are about to end.
 const GENERATIONS: u32 = 16;
 
-/// Most of those who wait that are told of the end.
-const MOST_WAITING: usize = 1 << 13;
+/// Between two tries to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Most of those who wait at a time; further ones are sent away.
+const MOST_WAITING: usize = 256;
 
 fn name((major, minor): Device, generation: u32) -> String {
     format!("overcoat/mount/{major}:{minor}/{generation}")
@@ -62,16 +67,23 @@ fn latest(device: Device, user: u32) -> Option<(u32, UnixStream, UCred)> {
 /// The daemon's side. Dropped when the upper is closed.
 #[derive(Debug)]
 pub struct Presence {
-    listener: UnixListener,
-    /// Those who wait, kept until the end.
-    waiting: Mutex<Vec<UnixStream>>,
+    listener: Arc<UnixListener>,
+    waiting: Arc<Mutex<Waiting>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Those who wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    streams: Vec<UnixStream>,
+    ending: bool,
 }
 
 impl Presence {
     /// Announces that this process serves the mount.
     ///
     /// # Errors
-    /// `EADDRINUSE` where other processes have all names, or of socket(2).
+    /// `EADDRINUSE` where other processes have all names, or of socket(2) and of starting a thread.
     pub fn announce(device: Device) -> io::Result<Presence> {
         let user = rustix::process::geteuid().as_raw();
         let first = latest(device, user).map_or(0, |(generation, ..)| generation + 1);
@@ -83,26 +95,73 @@ impl Presence {
                 break;
             }
         }
-        let listener = outcome?;
-        listener.set_nonblocking(true)?;
-        Ok(Presence { listener, waiting: Mutex::default() })
+        let listener = Arc::new(outcome?);
+        let waiting = Arc::new(Mutex::<Waiting>::default());
+        let (from, to) = (Arc::clone(&listener), Arc::clone(&waiting));
+        let thread = std::thread::Builder::new().name("presence".to_owned());
+        let thread = Some(thread.spawn(move || accept(&from, &to))?);
+        Ok(Presence { listener, waiting, thread })
     }
 
     /// Tells those who wait that the connection to the kernel has ended, and the upper is being closed.
     pub fn ending(&self) {
-        let own = rustix::process::geteuid();
-        let may_wait = |stream: &UnixStream| {
-            let peer = sockopt::socket_peercred(stream);
-            peer.is_ok_and(|peer| peer.uid.is_root() || peer.uid == own)
-        };
         let mut waiting = self.waiting.lock();
-        for _ in 0..MOST_WAITING {
-            let Ok((mut stream, _)) = self.listener.accept() else { break };
-            if may_wait(&stream) && stream.write_all(&[ENDING]).is_ok() {
-                waiting.push(stream);
-            }
+        waiting.ending = true;
+        waiting.streams.retain_mut(tell_ending);
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        // The thread's accept(2) fails from now on.
+        if let Err(errno) = shutdown(&self.listener, Shutdown::Both) {
+            tracing::warn!(%errno, "shutting the presence's socket down");
+            return;
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the presence thread had panicked");
         }
     }
+}
+
+/// Takes those who may wait from the queue, which would be full some day, and forgets those who have left.
+fn accept(listener: &UnixListener, waiting: &Mutex<Waiting>) {
+    loop {
+        let mut stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            // Shut down.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            // No descriptor is free, or the one who waited has left.
+            Err(_) => {
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        };
+        let mut waiting = waiting.lock();
+        waiting.streams.retain_mut(is_there);
+        let wanted = may_wait(&stream) && waiting.streams.len() < MOST_WAITING;
+        if !wanted || stream.set_nonblocking(true).is_err() {
+            continue;
+        }
+        if !waiting.ending || tell_ending(&mut stream) {
+            waiting.streams.push(stream);
+        }
+    }
+}
+
+/// Root, and the user who has mounted.
+fn may_wait(stream: &UnixStream) -> bool {
+    sockopt::socket_peercred(stream)
+        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
+fn tell_ending(stream: &mut UnixStream) -> bool {
+    stream.write_all(&[ENDING]).is_ok()
+}
+
+/// Whether the other side has not closed: it never sends anything.
+fn is_there(stream: &mut UnixStream) -> bool {
+    stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// A daemon that is connected to.
@@ -187,10 +246,27 @@ mod tests {
         presence.ending();
         assert_eq!(early.wait(Duration::from_secs(9)).unwrap(), Stage::Ending);
         let mut late = found(NOWHERE).unwrap();
+        assert_eq!(late.wait(Duration::from_secs(9)).unwrap(), Stage::Ending);
         drop(presence);
         assert_eq!(early.wait(Duration::from_secs(9)).unwrap(), Stage::Ended);
         assert_eq!(late.wait(Duration::from_secs(9)).unwrap(), Stage::Ended);
         assert!(found(NOWHERE).is_none());
+    }
+
+    #[test]
+    fn those_who_have_left_are_forgotten() {
+        let device = (0, NOWHERE.1 + 3);
+        let presence = Presence::announce(device).unwrap();
+        for _ in 0..5_000 {
+            // The queue may be full for a moment, but not for good.
+            while found(device).is_none() {
+                std::thread::yield_now();
+            }
+        }
+        let mut last = found(device).unwrap();
+        presence.ending();
+        assert_eq!(last.wait(Duration::from_secs(9)).unwrap(), Stage::Ending);
+        assert!(presence.waiting.lock().streams.len() <= 2);
     }
 
     #[test]

@@ -57,8 +57,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "overlay",
         ],
     ),
-    ("fuse", &["errno", "attr", "name", "config", "metrics", "sys", "overlay"]),
-    ("mount", &["errno", "config", "metrics", "presence", "layer", "overlay", "fuse"]),
+    ("fuse", &["errno", "attr", "name", "config", "metrics", "sys", "presence", "overlay"]),
+    ("mount", &["errno", "config", "metrics", "layer", "overlay", "fuse"]),
     ("daemon", &["errno", "config", "sys", "presence", "fuse", "mount"]),
 ];
 

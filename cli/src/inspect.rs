@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use overcoat::{Report, Upper, UpperUsage};
+use tracing::Level;
 
 use crate::failure::Failure;
+use crate::log::{self, Sink};
 use crate::text::bytes;
 
 /// `overcoat usage`: what is used, as text. Of a mounted filestore only what the host accounts for.
 pub fn usage(place: &Path) -> Result<String, Failure> {
-    let upper = Upper::open(place).map_err(Failure::run_time)?;
+    let upper = open(place)?;
     Ok(match upper.usage().map_err(Failure::run_time)? {
         UpperUsage::Mounted { host_bytes } => {
             table(&[("on disk", size(host_bytes)), ("mounted", "yes".to_owned())])
@@ -26,9 +28,15 @@ pub fn usage(place: &Path) -> Result<String, Failure> {
 
 /// `overcoat check`: what was found, as text, and whether the filestore is whole.
 pub fn check(place: &Path) -> Result<(String, bool), Failure> {
-    let upper = Upper::open(place).map_err(Failure::run_time)?;
+    let upper = open(place)?;
     let report = upper.check().map_err(Failure::run_time)?;
     Ok((findings(&report), report.faults.is_empty()))
+}
+
+fn open(place: &Path) -> Result<Upper, Failure> {
+    // Whom it waits for.
+    log::start(Sink::Notices, Level::WARN);
+    Upper::open(place).map_err(Failure::run_time)
 }
 
 fn findings(report: &Report) -> String {

@@ -23,6 +23,8 @@ const FACILITY: u8 = 3 << 3;
 #[derive(Debug)]
 pub enum Sink {
     Stderr,
+    /// Stderr, for lines that concern the caller alone ([`overcoat::NOTICE`]).
+    Notices,
     System(SystemLog),
     File(File),
 }
@@ -40,6 +42,8 @@ impl Sink {
         let pid = std::process::id();
         match self {
             Self::Stderr => writeln!(io::stderr(), "overcoat: {text}"),
+            // Its notices have been written.
+            Self::Notices => Ok(()),
             Self::System(log) => {
                 let line = format!("<{}>overcoat[{pid}]: {text}", FACILITY | severity(level));
                 log.send(line.as_bytes())

@@ -12,6 +12,8 @@ const PERIOD: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often to look after that.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
+/// A mount's device number may be given to the next mount, whose daemon is not known in the first moment: so one look is not enough.
+const SERVING_LOOKS: u32 = 2;
 /// How long to wait before saying so.
 const SILENCE: Duration = Duration::from_millis(1500);
 /// How long a daemon whose mount is gone may take to hear of that. A mount that was detached while in use is not ending at all.
@@ -53,12 +55,14 @@ struct Waiting {
     looked: Instant,
     holder: Option<Watched>,
     said: bool,
+    /// In how many looks in a row the holder served a mount.
+    serving: u32,
 }
 
 impl Waiting {
     fn new(holding: Holding) -> Waiting {
         let now = Instant::now();
-        Waiting { holding, begun: now, looked: now, holder: None, said: false }
+        Waiting { holding, begun: now, looked: now, holder: None, said: false, serving: 0 }
     }
 
     /// Whether to try again. `find` tells the pid of the holder.
@@ -79,7 +83,10 @@ impl Waiting {
             return self.holding == Holding::Filestore && elapsed < UNKNOWN_LIMIT;
         };
         let ends = match self.holding {
-            Holding::Claim => elapsed < HEARD_LIMIT && !serves_a_mount(holder.pid()),
+            Holding::Claim => {
+                self.serving = if serves_a_mount(holder.pid()) { self.serving + 1 } else { 0 };
+                elapsed < HEARD_LIMIT && self.serving < SERVING_LOOKS
+            }
             Holding::Filestore => holder.works(),
         };
         if ends && elapsed >= SILENCE && !self.said {

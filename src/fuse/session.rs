@@ -18,6 +18,7 @@ use crate::fuse::unmounter::Unmounter;
 use crate::fuse::uring::{Queues, Unavailable};
 use crate::metrics::Metrics;
 use crate::overlay::Overlay;
+use crate::presence::{self, Presence};
 
 /// Mounts file systems.
 #[derive(Debug)]
@@ -44,11 +45,13 @@ impl Session {
             .map_err(|e| MountError::Mountpoint(mountpoint.to_owned(), errno::of_io(&e)))?;
         let device = Arc::new(mount::mount(&mountpoint, &settings.mount, wishes.max_io())?);
         let unmounter = Unmounter::new(mountpoint);
+        // At once: whoever sees the mount is to find its daemon.
+        let presence = unmounter.device().and_then(announce);
         let started = start(&device, settings, &wishes, queues, overlay);
         match started {
             Ok((dispatcher, ends)) => {
                 unmounter.relax_throttling();
-                Ok(Mounted { unmounter, dispatcher, ends })
+                Ok(Mounted { unmounter, dispatcher, ends, presence })
             }
             Err(error) => {
                 if let Err(errno) = unmounter.unmount() {
@@ -176,6 +179,14 @@ pub struct Mounted {
     unmounter: Unmounter,
     dispatcher: Arc<Dispatcher>,
     ends: Ends,
+    /// Until the overlay is closed. `None` where there can be no socket.
+    presence: Option<Presence>,
+}
+
+fn announce(device: presence::Device) -> Option<Presence> {
+    Presence::announce(device)
+        .inspect_err(|error| tracing::debug!("umount will not wait for this daemon: {error}"))
+        .ok()
 }
 
 impl Mounted {
@@ -192,12 +203,11 @@ impl Mounted {
     /// Returns when the connection ended, by whomever it was ended, and the overlay was destroyed. A lazy
     /// unmount ends it when the last user leaves. Where a ring's queue failed, the connection is aborted.
     /// Where the connection ended before the mount did, the mount is detached.
-    /// `ended` is called between the connection's end and the overlay's.
     ///
     /// # Errors
     /// How the first worker failed: `ECONNABORTED` where somebody aborted the connection. Where a queue failed
     /// and the connection could not be aborted, callers wait until this process ends.
-    pub fn run(self, ended: impl FnOnce()) -> Result<()> {
+    pub fn run(self) -> Result<()> {
         let mut end = Ok(());
         for how in self.ends {
             let (End::Connection(Err(errno)) | End::Queue(errno)) = how else { continue };
@@ -215,7 +225,9 @@ impl Mounted {
             }
             end = end.and(unmounted);
         }
-        ended();
+        if let Some(presence) = &self.presence {
+            presence.ending();
+        }
         self.dispatcher.destroy();
         end
     }

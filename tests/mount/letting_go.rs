@@ -122,6 +122,25 @@ mount_tests! {
         });
     }
 
+    fn a_check_waits_and_says_so(scratch) {
+        overcoat_only!();
+        let mut mount = Spec::of(scratch).mount();
+        let pid = mount.pid();
+        fsx::write(mount.path("f"), "x");
+        let stopped = Stopped::new(pid);
+        rustix::mount::unmount(mount.root(), UnmountFlags::empty()).unwrap();
+        mount.forget();
+        let mut check = Command::new(tool::overcoat());
+        check.arg("check").arg(scratch.upper()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut check = check.spawn().unwrap();
+        let line = first_line(&mut check);
+        assert!(line.contains(&format!("waiting for process {}", pid.as_raw_nonzero())), "{line}");
+        stopped.go_on();
+        let output = check.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stdout.starts_with(b"whole: "), "{output:?}");
+        mount.wait_for_daemon();
+    }
+
     fn an_upper_that_is_mounted_is_not_waited_for(scratch) {
         overcoat_only!();
         let spec = Spec::of(scratch);
