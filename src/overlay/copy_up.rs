@@ -2,7 +2,8 @@
 //! are copied, data stay where they are. As in overlayfs, its entry and its ancestors become the upper's too.
 
 use super::Overlay;
-use super::state::{Found, Lower, State};
+use super::lower::{Found, Lower};
+use super::state::State;
 use super::txn::Txn;
 use crate::attr::{Attr, FileType, InodeNo, LowerPath};
 use crate::errno::{Errno, Result};

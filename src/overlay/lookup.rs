@@ -4,7 +4,8 @@
 //! its directories. Both before the lock is taken; under the lock it is judged whether the right thing was asked.
 
 use super::Overlay;
-use super::state::{Found, Lower, LowerDir, State};
+use super::lower::{Found, Lower, LowerDir};
+use super::state::State;
 use crate::attr::{Attr, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;

@@ -1,47 +1,13 @@
 //! Which inode number is shown for what the layers have, and which one a new inode gets. Nothing is found by these
 //! numbers: they only have to differ.
 
-use super::state::{Found, LowerDir, State};
+use super::lower::{Found, LowerDir};
+use super::state::State;
 use crate::attr::{InodeNo, LowerPath};
-use crate::layer::{self, FileKey};
-use rustc_hash::{FxHashMap, FxHashSet};
+use crate::layer;
 
 /// How many numbers in a row may be taken before the search goes on in the next range.
 const MOST_TRIES: u64 = 1 << 20;
-
-/// What a number of its own was given to.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Whose {
-    Place(LowerPath),
-    /// A file with several names.
-    File(FileKey),
-}
-
-impl Whose {
-    fn of(found: &Found) -> Whose {
-        match found.has_several_names() {
-            true => Whose::File(found.key),
-            false => Whose::Place(found.lower.at.clone()),
-        }
-    }
-}
-
-/// Numbers that were given out in this mount.
-#[derive(Debug)]
-pub(super) struct Numbers {
-    /// Where the search for a free number goes on.
-    next: u64,
-    /// Lower objects whose own number was taken, and the one that is shown instead. Kept while mounted.
-    aliases: FxHashMap<Whose, InodeNo>,
-    /// The numbers that these would have had, and those that they got.
-    aliased: FxHashSet<InodeNo>,
-}
-
-impl Numbers {
-    pub fn after(next: InodeNo) -> Numbers {
-        Numbers { next: next.0, aliases: FxHashMap::default(), aliased: FxHashSet::default() }
-    }
-}
 
 impl State {
     /// A number that nothing in the mount has.
@@ -59,7 +25,7 @@ impl State {
             tries += 1;
             let taken = self.tree.contains(number)
                 || self.nodes.contains_key(&number)
-                || self.numbers.aliased.contains(&number);
+                || self.numbers.concerns(number);
             if !taken {
                 return number;
             }
@@ -72,17 +38,15 @@ impl State {
         if let Some(ino) = self.upper_of(found) {
             return Some(ino);
         }
-        if !self.numbers.aliases.is_empty() {
-            if let Some(alias) = self.numbers.aliases.get(&Whose::of(found)) {
-                return Some(*alias);
-            }
+        if let Some(alias) = self.numbers.alias_of(found) {
+            return Some(alias);
         }
         let own = found.lower.attr.ino;
         let node = self.nodes.get(&own);
         let is_other = node.is_some_and(|node| {
             !node.lower.as_deref().is_some_and(|lower| lower.is_same(&found.lower))
         });
-        let taken = is_other || self.tree.contains(own) || self.numbers.aliased.contains(&own);
+        let taken = is_other || self.tree.contains(own) || self.numbers.concerns(own);
         (!taken).then_some(own)
     }
 
@@ -90,8 +54,7 @@ impl State {
     pub fn give_number(&mut self, found: &mut Found) {
         let ino = self.number_of(found).unwrap_or_else(|| {
             let alias = self.free_number();
-            self.numbers.aliases.insert(Whose::of(found), alias);
-            self.numbers.aliased.extend([found.lower.attr.ino, alias]);
+            self.numbers.add_alias(found, alias);
             alias
         });
         found.lower.attr.ino = ino;
@@ -110,7 +73,7 @@ impl State {
     /// The number that a look-up of a listed name shows, where the listing alone tells.
     pub fn number_of_listed(&self, dir: &LowerDir, entry: &layer::Entry<'_>) -> Option<InodeNo> {
         let own = entry.ino?;
-        if self.tree.contains(own) || self.numbers.aliased.contains(&own) {
+        if self.tree.contains(own) || self.numbers.concerns(own) {
             return None;
         }
         let Some(node) = self.nodes.get(&own) else { return Some(own) };

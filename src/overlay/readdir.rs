@@ -2,7 +2,8 @@
 //! upper has it now, then the names that only the upper has, in the order in which they came. A
 //! cookie thus keeps its meaning whatever is added, removed, copied up or replaced in between.
 
-use super::state::{LowerDir, State};
+use super::lower::LowerDir;
+use super::state::State;
 use super::{Entry, Overlay};
 use crate::attr::{DirCookie, FileType, InodeNo};
 use crate::errno::{Errno, Result};

@@ -3,7 +3,7 @@
 use super::Overlay;
 use super::copy_up::CopyUp;
 use super::lookup::is_empty;
-use super::state::{Found, LowerDir};
+use super::lower::{Found, LowerDir};
 use super::txn::Txn;
 use crate::attr::{InodeNo, Time};
 use crate::errno::{Errno, Result};

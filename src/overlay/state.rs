@@ -1,77 +1,18 @@
 //! What one lock protects: the upper, the inodes the kernel knows, and the journal.
 
-use super::numbers::Numbers;
-use crate::attr::{Attr, InodeNo, LowerPath};
+use super::given_numbers::GivenNumbers;
+use super::lower::{Lower, LowerDir};
+use crate::attr::{Attr, InodeNo};
 use crate::errno::{Errno, Result};
 use crate::filestore::Extent;
 use crate::journal::Log;
-use crate::layer::{FileKey, Listing, LowerNode};
+use crate::layer::{FileKey, Listing};
 use crate::upper::Tree;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
-
-/// What the layers say of an inode. Immutable but for `attr.nlink` and the times of a file
-/// that was unlinked while the kernel still holds it.
-#[derive(Debug)]
-pub(super) struct Lower {
-    /// With the number that the mount shows.
-    pub attr: Attr,
-    /// Where the attributes and data come from. Of a file with several names: the place it was first found at.
-    pub at: LowerPath,
-    /// `None` for what is no directory.
-    pub dir: Option<LowerDir>,
-}
-
-/// What the layers say of a directory.
-#[derive(Clone, Debug)]
-pub(super) struct LowerDir {
-    /// Everything merged, topmost first; not empty.
-    pub dirs: Arc<[LowerPath]>,
-    /// Its path in the merged view of the layers alone.
-    pub view: Arc<[u8]>,
-}
-
-/// What the layers have under a name, not yet known by a number of this mount.
-#[derive(Debug)]
-pub(super) struct Found {
-    /// With the number that the layer gives.
-    pub lower: Lower,
-    pub key: FileKey,
-}
-
-impl Found {
-    /// `view`: as in [`LowerDir`].
-    pub fn new(node: LowerNode, view: impl FnOnce() -> Arc<[u8]>) -> Found {
-        let LowerNode { attr, at, key, dirs } = node;
-        let dir = (!dirs.is_empty()).then(|| {
-            let view = view();
-            // Mostly the same as the path in the topmost layer.
-            let view = if view == at.path { at.path.clone() } else { view };
-            LowerDir { dirs: dirs.into(), view }
-        });
-        Found { lower: Lower { attr, at, dir }, key }
-    }
-
-    pub fn has_several_names(&self) -> bool {
-        self.lower.has_several_names()
-    }
-}
-
-impl Lower {
-    pub fn has_several_names(&self) -> bool {
-        !self.attr.is_dir() && self.attr.nlink > 1
-    }
-
-    /// Whether `other`, which has the same number, is the same file: at the same place, or another name of it.
-    pub fn is_same(&self, other: &Lower) -> bool {
-        let stamps = |lower: &Lower| (lower.attr.btime, lower.attr.mtime, lower.attr.size);
-        let linked = self.has_several_names() && other.has_several_names();
-        self.at == other.at || linked && stamps(self) == stamps(other)
-    }
-}
 
 /// The answer to a question, once somebody asked it. It never changes.
 #[derive(Debug, Default)]
@@ -119,7 +60,7 @@ pub(super) struct State {
     /// Inodes of the upper by the lower file with several names that they were copied up from: how its other names
     /// find them.
     pub links: FxHashMap<FileKey, InodeNo>,
-    pub numbers: Numbers,
+    pub numbers: GivenNumbers,
     /// `None` after the end of the mount.
     pub log: Option<Log>,
     /// Buffers kept between operations.
@@ -134,7 +75,7 @@ pub(super) struct State {
 impl State {
     pub fn new(tree: Tree, log: Log) -> State {
         State {
-            numbers: Numbers::after(tree.next_number()),
+            numbers: GivenNumbers::after(tree.next_number()),
             tree,
             nodes: FxHashMap::default(),
             links: FxHashMap::default(),
