@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::io::Errno;
 
@@ -29,6 +30,8 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     fn host_bytes(&self) -> Result<u64>;
     /// Bytes the host file system has left for us, and its size.
     fn host_space(&self) -> Result<(u64, u64)>;
+    /// Whether writing again what was written before may find no space, as on a copy-on-write file system.
+    fn needs_space_to_overwrite(&self) -> bool;
     /// A window to write through; `None` where a mapped write might find no space.
     fn map(&self, offset: u64, len: usize) -> Result<Option<Window>>;
     /// The next range that holds data, from `offset` on: its start and end. May name too much.
@@ -66,7 +69,10 @@ fn no_room(err: Errno) -> Errno {
 #[derive(Debug)]
 pub struct HostFile {
     file: File,
-    mappable: bool,
+    /// Overwriting needs no new space.
+    in_place: bool,
+    /// The file system can reserve space.
+    can_reserve: AtomicBool,
 }
 
 impl HostFile {
@@ -75,8 +81,22 @@ impl HostFile {
     pub fn new(file: File) -> Result<HostFile> {
         let kind = rustix::fs::fstatfs(&file)?.f_type;
         #[allow(clippy::unnecessary_cast)] // the type differs between architectures
-        let mappable = MAPPABLE.contains(&(kind as i64));
-        Ok(HostFile { file, mappable })
+        let in_place = MAPPABLE.contains(&(kind as i64));
+        Ok(HostFile { file, in_place, can_reserve: AtomicBool::new(true) })
+    }
+
+    /// Without a reservation a write may find no space; then it fails, and no window is given out.
+    fn cannot_reserve(&self) {
+        if self.can_reserve.swap(false, Relaxed) {
+            tracing::warn!(
+                "the host file system cannot reserve space (no fallocate): it is taken as data are written"
+            );
+        }
+    }
+
+    /// Makes the file at least `len` bytes long.
+    fn grow(&self, len: u64) -> Result<()> {
+        if self.length()? < len { self.set_len(len) } else { Ok(()) }
     }
 
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
@@ -107,14 +127,19 @@ impl Backing for HostFile {
     }
     fn allocate(&self, offset: u64, len: u64) -> Result<()> {
         match fallocate::allocate(self.file.as_fd(), offset, len) {
-            // No such promise here; windows are not given out on such file systems.
-            Err(Errno::OPNOTSUPP) if !self.mappable => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.cannot_reserve();
+                self.grow(offset + len)
+            }
             done => done.map_err(no_room),
         }
     }
     fn allocate_zeroed(&self, offset: u64, len: u64) -> Result<()> {
         match fallocate::allocate_zeroed(self.file.as_fd(), offset, len) {
-            Err(Errno::OPNOTSUPP) => self.write_zeros(offset, len),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.cannot_reserve();
+                self.write_zeros(offset, len)
+            }
             done => done.map_err(no_room),
         }
     }
@@ -139,11 +164,17 @@ impl Backing for HostFile {
         let bytes = |blocks: u64| blocks.saturating_mul(vfs.f_frsize);
         Ok((bytes(vfs.f_bavail), bytes(vfs.f_blocks)))
     }
+    fn needs_space_to_overwrite(&self) -> bool {
+        !self.in_place
+    }
     fn map(&self, offset: u64, len: usize) -> Result<Option<Window>> {
-        if !self.mappable {
+        if !self.in_place || !self.can_reserve.load(Relaxed) {
             return Ok(None);
         }
-        Window::new(self.file.as_fd(), offset, len).map(Some)
+        match Window::new(self.file.as_fd(), offset, len) {
+            Err(Errno::NOBUFS | Errno::NODEV) => Ok(None),
+            window => window.map(Some),
+        }
     }
     fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>> {
         use rustix::fs::{SeekFrom, seek};

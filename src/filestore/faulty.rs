@@ -61,6 +61,8 @@ struct State {
     struck: bool,
     /// Bytes that fit on the host.
     room: Option<u64>,
+    /// A copy-on-write host: bytes that can still be written or reserved.
+    copy_on_write: Option<u64>,
     sync_time: Duration,
 }
 
@@ -128,6 +130,13 @@ impl State {
             self.len = len;
             self.lens.push(len);
         }
+    }
+
+    /// Of a copy-on-write host: takes room for `len` bytes.
+    fn take_room(&mut self, len: u64) -> Result<()> {
+        let Some(left) = &mut self.copy_on_write else { return Ok(()) };
+        *left = left.checked_sub(len).ok_or(Errno::NOSPC)?;
+        Ok(())
     }
 
     /// Counts a call that changes the file.
@@ -201,6 +210,12 @@ impl Faulty {
     /// How long each sync takes from now on.
     pub fn set_sync_time(&self, time: Duration) {
         self.0.lock().sync_time = time;
+    }
+
+    /// Makes the host a copy-on-write file system that has this many bytes left: each write takes some, each punch
+    /// gives some back.
+    pub fn set_copy_on_write(&self, left: u64) {
+        self.0.lock().copy_on_write = Some(left);
     }
 
     /// Whether the fault has happened.
@@ -294,6 +309,7 @@ impl Backing for Faulty {
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<usize> {
         let data: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
         let mut s = self.0.lock();
+        s.take_room(data.len() as u64)?;
         let step = s.step()?;
         let done = match step {
             Step::Whole | Step::Late(_) => data.len(),
@@ -308,12 +324,16 @@ impl Backing for Faulty {
         }
     }
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.change(|s| s.zero(offset, len))
+        self.change(|s| {
+            s.zero(offset, len);
+            s.copy_on_write = s.copy_on_write.map(|left| left + len);
+        })
     }
     fn allocate(&self, offset: u64, len: u64) -> Result<()> {
         if self.0.lock().room.is_some_and(|room| offset + len > room) {
             return Err(Errno::NOSPC);
         }
+        self.0.lock().take_room(len)?;
         self.change(|s| s.grow(offset + len))
     }
     fn allocate_zeroed(&self, offset: u64, len: u64) -> Result<()> {
@@ -352,6 +372,9 @@ impl Backing for Faulty {
     }
     fn host_space(&self) -> Result<(u64, u64)> {
         Ok((1 << 40, 1 << 40))
+    }
+    fn needs_space_to_overwrite(&self) -> bool {
+        self.0.lock().copy_on_write.is_some()
     }
     fn map(&self, _offset: u64, _len: usize) -> Result<Option<Window>> {
         Ok(None)

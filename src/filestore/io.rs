@@ -52,12 +52,13 @@ impl Io<'_> {
     /// # Errors
     /// As [`Io::write_at`]. `EIO` when the host takes no bytes without saying why.
     pub fn write_vectored_at(&self, offset: StoreOffset, data: &mut [IoSlice<'_>]) -> Result<()> {
-        let written = self.write_frame_at(offset, data);
+        let written = self.write_frame_at(offset, data, &mut 0);
         self.flush.note_write();
         written
     }
 
-    /// [`Io::write_vectored_at`] of what no sync point counts on: a frame of the journal vouches for itself.
+    /// [`Io::write_vectored_at`] of what no sync point counts on: a frame of the journal vouches for itself. Adds to
+    /// `done` the bytes that the host took.
     ///
     /// # Errors
     /// As [`Io::write_vectored_at`].
@@ -65,6 +66,7 @@ impl Io<'_> {
         &self,
         offset: StoreOffset,
         mut data: &mut [IoSlice<'_>],
+        done: &mut u64,
     ) -> Result<()> {
         let StoreOffset(mut at) = offset;
         IoSlice::advance_slices(&mut data, 0);
@@ -75,6 +77,7 @@ impl Io<'_> {
             }
             IoSlice::advance_slices(&mut data, n);
             at += n as u64;
+            *done += n as u64;
         }
         Ok(())
     }

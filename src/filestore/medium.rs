@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, MemfdFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, MemfdFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::wait::{self, Holding};
@@ -209,9 +209,22 @@ fn publish(
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
         rustix::fs::linkat(CWD, link.as_str(), dir, name, AtFlags::SYMLINK_FOLLOW)
     } else {
-        let linked = rustix::fs::linkat(dir, NEW_NAME, dir, name, AtFlags::empty());
-        rustix::fs::unlinkat(dir, NEW_NAME, AtFlags::empty()).map_err(host("created"))?;
-        linked
+        match rustix::fs::linkat(dir, NEW_NAME, dir, name, AtFlags::empty()) {
+            // No hard links here (FAT, some network file systems).
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                let moved =
+                    rustix::fs::renameat_with(dir, NEW_NAME, dir, name, RenameFlags::NOREPLACE);
+                if moved.is_err() {
+                    rustix::fs::unlinkat(dir, NEW_NAME, AtFlags::empty())
+                        .map_err(host("removed again"))?;
+                }
+                moved
+            }
+            linked => {
+                rustix::fs::unlinkat(dir, NEW_NAME, AtFlags::empty()).map_err(host("created"))?;
+                linked
+            }
+        }
     };
     match linked {
         Ok(()) => Ok(true),
@@ -231,9 +244,12 @@ pub fn create_named(
     let (fd, has_no_name) = nameless(dir)?;
     lock(&fd, Access::ReadWrite)?;
     let file = backing(fd)?;
-    fill(&file).map_err(host("created"))?;
-    if durable {
-        file.sync().map_err(host("synced"))?;
+    let filled = fill(&file).and_then(|()| if durable { file.sync() } else { Ok(()) });
+    if let Err(err) = filled {
+        if !has_no_name {
+            rustix::fs::unlinkat(dir, NEW_NAME, AtFlags::empty()).map_err(host("removed again"))?;
+        }
+        return Err(OpenError::Host("created", err));
     }
     if !publish(dir, name, &file, has_no_name)? {
         return Ok(None);

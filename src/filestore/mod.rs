@@ -200,6 +200,20 @@ impl Filestore {
         self.shared.backing.allocate_zeroed(offset, len)
     }
 
+    /// Whether writing again what was written before may find no space ([`Backing::needs_space_to_overwrite`]).
+    pub(crate) fn needs_space_to_overwrite(&self) -> bool {
+        self.shared.backing.needs_space_to_overwrite()
+    }
+
+    /// Gives the host space of `e` back at once; `e` stays allocated. Its owner does no I/O on it.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(crate) fn punch_now(&self, e: Extent) -> Result<()> {
+        let (offset, len) = bytes(e)?;
+        self.shared.backing.punch(offset, len)
+    }
+
     /// Frees `e`, whose last mention in the journal has just been overridden there. It can be
     /// allocated again once earlier I/O has ended and no durable record refers to it.
     pub fn free(&self, e: Extent) {
@@ -326,6 +340,12 @@ impl Filestore {
         self.shared.space.lock().used
     }
 
+    /// Whether the limit leaves no block.
+    pub(crate) fn is_at_limit(&self) -> bool {
+        let space = self.shared.space.lock();
+        space.limit.is_some_and(|limit| space.used >= limit)
+    }
+
     /// Freed blocks not yet given back to the host.
     pub fn pending_blocks(&self) -> u64 {
         self.shared.space.lock().pending()
@@ -338,7 +358,6 @@ impl Filestore {
     }
 
     /// Freed blocks that wait for a sync point and a sync.
-    #[cfg(test)]
     pub fn pending_old_blocks(&self) -> u64 {
         self.shared.space.lock().old_blocks()
     }

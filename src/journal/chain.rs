@@ -12,6 +12,8 @@ use crate::filestore::{Extent, Filestore};
 
 /// Blocks of the shortest segment.
 pub(super) const SMALLEST: u64 = 4;
+/// Blocks of the reserve where overwriting needs space.
+const COPY_ON_WRITE_SPARE: u64 = 256;
 /// Blocks of the longest, unless a frame needs more.
 const LONGEST: u64 = 256;
 /// A new segment takes a chain's size divided by this.
@@ -25,6 +27,16 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
+    /// The reserve for what frees space. Where overwriting needs space, it is large enough for several frames: its space is
+    /// given back to the host when that is full.
+    ///
+    /// # Errors
+    /// As [`Reserved::new`].
+    pub(super) fn spare(store: &Arc<Filestore>) -> Result<Reserved> {
+        let copies = store.needs_space_to_overwrite();
+        Reserved::new(store, if copies { COPY_ON_WRITE_SPARE } else { SMALLEST }, false)
+    }
+
     /// # Errors
     /// `ENOSPC` when the limit or the host has no room.
     pub(super) fn new(store: &Arc<Filestore>, blocks: u64, boundless: bool) -> Result<Reserved> {
@@ -32,6 +44,14 @@ impl Reserved {
         let reserved = Reserved { store: Arc::clone(store), extent: Some(extent) };
         store.reserve(extent)?;
         Ok(reserved)
+    }
+
+    /// Gives the space of the blocks back to the host, and the blocks to the store.
+    ///
+    /// # Errors
+    /// What the host says; the blocks are given back in any case.
+    pub(super) fn give_space_back(self) -> Result<()> {
+        self.extent.map_or(Ok(()), |e| self.store.punch_now(e))
     }
 
     pub(super) fn blocks(&self) -> u64 {

@@ -91,7 +91,7 @@ impl Log {
 
     /// A log that goes on in `chain`, whose superblock was just written.
     pub(super) fn resume(superblock: Superblock, chain: Chain) -> Log {
-        let spare = Reserved::new(&chain.store, SMALLEST, false).ok();
+        let spare = Reserved::spare(&chain.store).ok();
         let store = Arc::clone(&chain.store);
         let journal = Journal {
             superblock,
@@ -117,12 +117,14 @@ impl Log {
             return Err(Errno::TOOBIG);
         }
         if urgency == Urgency::Normal && journal.spare.is_none() {
-            journal.spare = Some(Reserved::new(&self.store, SMALLEST, false)?);
+            journal.spare = Some(Reserved::spare(&self.store)?);
         }
-        if !journal.chain.open.fits(payload.len()) {
-            journal.grow(payload.len(), urgency)?;
-        }
-        journal.chain.put_records(payload)
+        journal.with_host_space(urgency, |journal| {
+            if !journal.chain.open.fits(payload.len()) {
+                journal.grow(payload.len(), urgency)?;
+            }
+            journal.chain.put_records(payload)
+        })
     }
 
     /// How large the history is.
@@ -236,7 +238,7 @@ impl Journal {
 
     /// Lets the spare lie lower, if there is room.
     fn lower_spare(&mut self) {
-        let Ok(fresh) = Reserved::new(&self.chain.store, SMALLEST, false) else { return };
+        let Ok(fresh) = Reserved::spare(&self.chain.store) else { return };
         let start = |spare: &Reserved| spare.extent().map(|e| e.start);
         if self.spare.as_ref().is_none_or(|spare| start(&fresh) < start(spare)) {
             self.spare = Some(fresh);
@@ -255,7 +257,7 @@ impl Journal {
         self.chain.extend(segment)?;
         if self.spare.is_none() {
             // Without it, appends that free nothing fail until there is room again.
-            self.spare = Reserved::new(&self.chain.store, SMALLEST, false).ok();
+            self.spare = Reserved::spare(&self.chain.store).ok();
         }
         Ok(())
     }
@@ -277,7 +279,8 @@ impl Journal {
         if let Ok(next) = self.reserve_next(payload, true) {
             return Ok(next);
         }
-        if let Some(spare) = self.spare.take_if(|s| s.blocks() >= blocks_for(payload)) {
+        let copies = self.chain.store.needs_space_to_overwrite();
+        if let Some(spare) = self.spare.take_if(|s| !copies && s.blocks() >= blocks_for(payload)) {
             return Ok(spare);
         }
         let store = Arc::clone(&self.chain.store);
@@ -310,10 +313,30 @@ impl Journal {
 
     /// Appends a sync point that counts what lies before `position`, unless the journal ends with one that counts all.
     pub(super) fn put_sync_point(&mut self, position: Position) -> Result<()> {
-        if !self.chain.at_sync_point && !self.chain.open.fits_sync_point() {
-            self.grow(0, Urgency::Freeing)?;
+        self.with_host_space(Urgency::Freeing, |journal| {
+            if !journal.chain.at_sync_point && !journal.chain.open.fits_sync_point() {
+                journal.grow(0, Urgency::Freeing)?;
+            }
+            journal.chain.put_sync_point(position)
+        })
+    }
+
+    /// Does `op`, which changes nothing when it fails. On a full host where overwriting needs space, it is done again with the
+    /// space of the reserve, if it is to free some.
+    pub(super) fn with_host_space(
+        &mut self,
+        urgency: Urgency,
+        op: impl Fn(&mut Journal) -> Result<()>,
+    ) -> Result<()> {
+        match op(self) {
+            Err(Errno::NOSPC | Errno::DQUOT)
+                if urgency == Urgency::Freeing && self.chain.store.needs_space_to_overwrite() =>
+            {
+                self.spare.take().ok_or(Errno::NOSPC)?.give_space_back()?;
+                op(self)
+            }
+            done => done,
         }
-        self.chain.put_sync_point(position)
     }
 
     fn switch(&mut self, mut writer: CheckpointWriter) -> Result<PendingCheckpoint> {

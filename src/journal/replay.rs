@@ -425,11 +425,23 @@ impl Replayed {
         let store = Arc::new(store);
         let last = segments.pop().ok_or(Errno::INVAL)?;
         let open = Segment::resume(&store, last, end.pos)?;
-        clear_tail(&store, &last, end.pos)?;
         superblock.clean = false;
         superblock.volatile = !store.durable();
         superblock.boot = boot;
-        superblock.write(&store)?;
+        let mut begin = || {
+            clear_tail(&store, &last, end.pos)?;
+            superblock.write(&store)
+        };
+        match begin() {
+            Err(Errno::NOSPC | Errno::DQUOT) if store.needs_space_to_overwrite() => {
+                // What the file keeps for free blocks, the last mount's reserve at least, is room for it.
+                store.go_live();
+                store.distrust_free();
+                store.reclaim_now();
+                begin()?;
+            }
+            done => done?,
+        }
         // Should the host crash, it must not look as if the last mount had ended in order.
         store.flush_always()?;
 

@@ -249,14 +249,27 @@ impl Segment {
         self.pos + frame_size(payload) + TAIL_ROOM <= self.size
     }
 
-    /// Writes a header and a payload, the header last where both go by memory.
+    /// Writes a header and a payload, the header last where both go by memory. What an error may have left
+    /// behind is noted in `remains`.
     fn write(&mut self, store: &Filestore, at: usize, head: &[u8], payload: &[u8]) -> Result<()> {
         if let Some(w) = &mut self.window {
-            let whole = w.write(at + head.len(), payload) && w.write(at, head);
-            return if whole { Ok(()) } else { Err(Errno::FBIG) };
+            let written = w.write(at + head.len(), payload).and_then(|()| w.write(at, head));
+            if written != Err(Errno::IO) {
+                return written;
+            }
+            // By system call, the host says why it cannot.
+            self.window = None;
+            self.remains = self.remains.max(at + head.len() + payload.len());
         }
         let offset = self.header.extent.start.offset() + at as u64;
-        store.gate().write_frame_at(offset, &mut [IoSlice::new(head), IoSlice::new(payload)])
+        let mut parts = [IoSlice::new(head), IoSlice::new(payload)];
+        let mut done = 0;
+        store.gate().write_frame_at(offset, &mut parts, &mut done).inspect_err(|err| {
+            let untouched = done == 0 && matches!(*err, Errno::NOSPC | Errno::DQUOT);
+            if !untouched {
+                self.remains = self.remains.max(at + head.len() + payload.len());
+            }
+        })
     }
 
     /// Appends a frame.
@@ -279,7 +292,6 @@ impl Segment {
         head[..4].copy_from_slice(&word.to_le_bytes());
         head[4..].copy_from_slice(&crc(self.header.seed, self.pos, word, payload).to_le_bytes());
         if let Err(err) = self.write(store, self.pos, &head, payload) {
-            self.remains = next;
             if let Err(again) = self.remove_remains(store) {
                 tracing::warn!(%again, "a failed append to the journal cannot be taken back yet");
             }

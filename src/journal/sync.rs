@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::log::Log;
+use super::log::{Log, Urgency};
 use super::segment::Position;
 use crate::errno::Result;
 use crate::filestore::Filestore;
@@ -103,10 +103,15 @@ impl Log {
             self.store.shutdown();
             return Ok(());
         };
+        // Where overwriting needs space, the reserve's stays with the file: so it can be mounted on a full host.
+        let kept = journal.spare.take_if(|_| self.store.needs_space_to_overwrite());
         journal.spare = None;
         self.store.shutdown();
+        journal.spare = kept;
         journal.superblock.clean = true;
-        journal.superblock.write(&self.store)?;
+        journal.with_host_space(Urgency::Freeing, |journal| {
+            journal.superblock.write(&journal.chain.store)
+        })?;
         self.store.flush()
     }
 }

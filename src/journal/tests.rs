@@ -547,3 +547,36 @@ fn hostile_headers_with_good_checksums_are_refused() {
     fix(&mut newer, 0, 512);
     assert_eq!(frames(&Faulty::with(&newer), 1).unwrap_err(), OpenError::NewerVersion(9));
 }
+
+#[test]
+fn on_a_full_copy_on_write_host_frees_go_through_and_room_comes_back() {
+    let file = formatted();
+    file.set_copy_on_write(3 << 20);
+    let (store, mut log1) = log(&file, true, 1).unwrap();
+    let data = store.alloc(300, None).unwrap();
+    data.iter().for_each(|e| store.reserve(*e).unwrap());
+    let mut n = 0;
+    while log1.append(&payload(n), Urgency::Normal).is_ok() {
+        n += 1;
+        assert!(n < 100_000);
+    }
+    for _ in 0..50 {
+        log1.append(&payload(n), Urgency::Freeing).unwrap();
+        n += 1;
+    }
+    expect(&file, 1, n);
+    data.iter().for_each(|e| store.free(*e));
+    log1.squeeze().unwrap();
+    append_all(&mut log1, n..n + 10).unwrap();
+    n += 10;
+    // Full again: it ends in order, and can be mounted all the same.
+    while log1.append(&payload(n), Urgency::Normal).is_ok() {
+        n += 1;
+    }
+    log1.close().unwrap();
+    drop(store);
+    file.set_copy_on_write(0);
+    let (_, mut log1) = log(&file, true, 1).unwrap();
+    log1.append(&payload(n), Urgency::Freeing).unwrap();
+    expect(&file, 1, n + 1);
+}

@@ -128,18 +128,35 @@ impl Overlay {
     }
 
     /// Does `op`, which changes nothing when it fails; again for a moment where there is no room and
-    /// what was unlinked still takes some: the kernel's FORGET comes a little after the unlink. Takes
-    /// no lock while it waits.
+    /// what was unlinked still takes some: the kernel's FORGET comes a little after the unlink. Then once more where
+    /// freed blocks could be given back to the host. Takes no lock while it waits.
     fn with_room<T>(&self, op: impl Fn() -> Result<T>) -> Result<T> {
         for _ in 0..FORGET_TRIES {
             match op() {
                 Err(Errno::NOSPC) if self.state.read().tree.has_unlinked() => {
                     std::thread::sleep(FORGET_WAIT);
                 }
+                Err(Errno::NOSPC) => break,
                 done => return done,
             }
         }
-        op()
+        match op() {
+            Err(Errno::NOSPC) if self.gives_back_to_host() => op(),
+            done => done,
+        }
+    }
+
+    /// Gives freed blocks back to the host now, where there are some. False where there are none, or the limit is what leaves no
+    /// room: freed blocks do not count there. The caller holds no lock.
+    fn gives_back_to_host(&self) -> bool {
+        if self.store.pending_blocks() == 0 || self.store.is_at_limit() {
+            return false;
+        }
+        if self.store.pending_old_blocks() > 0 && self.sync().is_err() {
+            return false;
+        }
+        self.store.reclaim_now();
+        true
     }
 
     fn inode_limit(&self) -> u64 {

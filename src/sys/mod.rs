@@ -8,5 +8,6 @@ pub mod map;
 pub mod mount;
 pub mod mountinfo;
 pub mod process;
+mod sigbus;
 pub mod tree;
 pub mod uring;
