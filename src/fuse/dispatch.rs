@@ -47,6 +47,23 @@ pub struct Call<'a> {
     pub caller: Caller,
 }
 
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The length of the reply's payload, or the error to send.
+    Reply(Result<usize>),
+    /// The kernel wants no reply.
+    NoReply,
+    /// It was not carried out: see [`Dispatcher::dispatch`].
+    NoRoomYet,
+}
+
+impl Outcome {
+    fn of(reply: Option<Result<usize>>) -> Outcome {
+        reply.map_or(Outcome::NoReply, Outcome::Reply)
+    }
+}
+
 /// What is told to [`Dispatcher::new`].
 pub struct Setup {
     pub valid: Validity,
@@ -105,29 +122,52 @@ impl Dispatcher {
     }
 
     /// Carries out a request that arrived at `arrived`, and encodes the reply's payload from the start of
-    /// `area`. Gives the payload's length or the error to send; `None` where the kernel wants no reply.
+    /// `area`, which must hold the largest reply: the negotiated `max_io`.
     ///
-    /// `area` must hold the largest reply: the negotiated `max_io`.
-    pub fn dispatch(
+    /// Where there is no room now, but may be in a moment, the request was not carried out, and is to be
+    /// carried out by [`Dispatcher::dispatch_waiting`] in a thread that may wait.
+    pub fn dispatch(&self, request: &Request<'_>, arrived: Instant, area: &mut [u8]) -> Outcome {
+        match self.attempt(request, area) {
+            Err(errno) if self.overlay.room_may_come(errno) => Outcome::NoRoomYet,
+            done => Outcome::of(self.count(request, arrived, done)),
+        }
+    }
+
+    /// As [`Dispatcher::dispatch`], and waits for room where it may come.
+    pub fn dispatch_waiting(
         &self,
         request: &Request<'_>,
         arrived: Instant,
         area: &mut [u8],
     ) -> Option<Result<usize>> {
-        let row = request.opcode.map(operations::row);
+        let mut room = self.overlay.room_wait();
+        loop {
+            match self.attempt(request, area) {
+                Err(Errno::NOSPC) if room.wait() => continue,
+                done => return self.count(request, arrived, done),
+            }
+        }
+    }
+
+    fn attempt(&self, request: &Request<'_>, area: &mut [u8]) -> Result<usize> {
         let mut out = Payload::new(area);
-        let outcome = match row {
-            Some(row) => self.carry_out(row, request, &mut out),
-            None => Err(Errno::NOSYS),
-        };
-        let outcome = outcome.map(|()| out.len());
+        let row = operations::row(request.opcode.ok_or(Errno::NOSYS)?);
+        self.carry_out(row, request, &mut out).map(|()| out.len())
+    }
+
+    /// Counts a request that was carried out; `None` where the kernel wants no reply.
+    fn count(
+        &self,
+        request: &Request<'_>,
+        arrived: Instant,
+        done: Result<usize>,
+    ) -> Option<Result<usize>> {
+        let row = request.opcode.map(operations::row);
         let metric = row.map_or(metrics::Operation::Other, |row| row.metric);
-        self.metrics.record(metric, arrived.elapsed(), outcome.is_err());
-        tracing::trace!(
-            op = ?request.opcode, ino = request.header.nodeid, ?outcome, "request"
-        );
-        let answered = row.is_none_or(|row| row.served != Served::WithoutAnswer);
-        answered.then_some(outcome)
+        self.metrics.record(metric, arrived.elapsed(), done.is_err());
+        tracing::trace!(op = ?request.opcode, ino = request.header.nodeid, ?done, "request");
+        let is_answered = row.is_none_or(|row| row.served != Served::WithoutAnswer);
+        is_answered.then_some(done)
     }
 
     fn carry_out(&self, row: &Row, request: &Request<'_>, out: &mut Payload<'_>) -> Result<()> {
@@ -142,17 +182,23 @@ impl Dispatcher {
     /// Whether carrying out `request` may wait for the host (data, layers, the disk) and so should not
     /// hold up other requests.
     pub fn may_block(&self, request: &Request<'_>) -> bool {
-        request.opcode.is_some_and(|op| !matches!(operations::row(op).host, Host::Untouched))
+        let Some(row) = request.opcode.map(operations::row) else { return false };
+        !matches!(row.host, Host::Untouched) || self.may_wait_for_layer(row, request)
     }
 
-    /// Whether carrying out `request` may take milliseconds: it waits for the host's disk, or brings so
-    /// much that the host may make its writer wait. Reads do not count: a hand-over to a thread on another
-    /// CPU takes longer than most of them.
+    /// Whether carrying out `request` may take milliseconds: it asks a layer that may not answer for long,
+    /// it waits for the host's disk, or it brings so much that the host may make its writer wait. Reads of
+    /// other layers do not count: a hand-over to a thread on another CPU takes longer than most of them.
     pub fn takes_long(&self, request: &Request<'_>) -> bool {
-        match request.opcode.map(|op| operations::row(op).host) {
-            Some(Host::Long(does)) => does(self, request),
-            _ => false,
+        let Some(row) = request.opcode.map(operations::row) else { return false };
+        match row.host {
+            Host::Long(does) if does(self, request) => true,
+            _ => self.may_wait_for_layer(row, request),
         }
+    }
+
+    fn may_wait_for_layer(&self, row: &Row, request: &Request<'_>) -> bool {
+        self.overlay.has_blocking_layer() && (row.layers)(self, request)
     }
 
     /// Whether the answer would be wrong as long as the kernel holds written data back: LSEEK asks where

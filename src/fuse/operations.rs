@@ -7,7 +7,7 @@ use crate::errno::Result;
 use crate::fuse::abi::Opcode;
 use crate::fuse::decode;
 use crate::fuse::dispatch::{Call, Dispatcher};
-use crate::fuse::ops::{attrs, control, data, dirs, names, open};
+use crate::fuse::ops::{attrs, control, data, dirs, layers, names, open};
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::metrics;
@@ -22,10 +22,12 @@ pub struct Row {
     /// Decodes the arguments, carries the operation out, and encodes the answer.
     pub run: fn(&Dispatcher, &Call<'_>, &mut Payload<'_>) -> Result<()>,
     pub host: Host,
+    /// Whether the operation may ask a layer that does not answer for long. Only asked where there is one.
+    pub layers: fn(&Dispatcher, &Request<'_>) -> bool,
     pub served: Served,
 }
 
-/// What carrying out an operation may wait for.
+/// What carrying out an operation may wait for, where all layers are of this host.
 #[derive(Clone, Copy)]
 pub enum Host {
     /// Nothing but memory and the journal's append.
@@ -51,7 +53,7 @@ use Host::{Long, Short, Untouched};
 use Served::{Always, UntilShutdown, WithoutAnswer};
 
 macro_rules! rows {
-    ($($opcode:ident $metric:ident $decode:path, $handler:path, $host:expr, $served:expr;)*) => {
+    ($($opcode:ident $metric:ident $decode:path, $handler:path, $host:expr, $layers:path, $served:expr;)*) => {
         /// The row of an operation.
         pub fn row(opcode: Opcode) -> &'static Row {
             match opcode {
@@ -63,6 +65,7 @@ macro_rules! rows {
                         $handler(dispatcher, call, $decode(call.request)?, out)
                     },
                     host: $host,
+                    layers: $layers,
                     served: $served,
                 } },)*
             }
@@ -72,55 +75,55 @@ macro_rules! rows {
 
 #[rustfmt::skip]
 rows! {
-//  opcode          metric        decoder                 handler                host                         served
-    Lookup          Lookup        decode::name,           names::lookup,         Short,                       UntilShutdown;
-    Forget          Forget        decode::forget,         names::forget,         Untouched,                   WithoutAnswer;
-    BatchForget     Forget        decode::batch_forget,   names::batch_forget,   Untouched,                   WithoutAnswer;
-    Symlink         Symlink       decode::symlink,        names::symlink,        Untouched,                   UntilShutdown;
-    Mknod           Mknod         decode::mknod,          names::mknod,          Untouched,                   UntilShutdown;
-    Mkdir           Mkdir         decode::mkdir,          names::mkdir,          Untouched,                   UntilShutdown;
-    Unlink          Unlink        decode::name,           names::unlink,         Untouched,                   UntilShutdown;
-    Rmdir           Rmdir         decode::name,           names::rmdir,          Untouched,                   UntilShutdown;
-    Rename          Rename        decode::rename,         names::rename,         Untouched,                   UntilShutdown;
-    Rename2         Rename        decode::rename2,        names::rename,         Untouched,                   UntilShutdown;
-    Link            Link          decode::link,           names::link,           Untouched,                   UntilShutdown;
+//  opcode          metric        decoder                  handler                host                        layers           served
+    Lookup          Lookup        decode::name,            names::lookup,         Short,                      layers::entry,   UntilShutdown;
+    Forget          Forget        decode::forget,          names::forget,         Untouched,                  layers::none,    WithoutAnswer;
+    BatchForget     Forget        decode::batch_forget,    names::batch_forget,   Untouched,                  layers::none,    WithoutAnswer;
+    Symlink         Symlink       decode::symlink,         names::symlink,        Untouched,                  layers::entry,   UntilShutdown;
+    Mknod           Mknod         decode::mknod,           names::mknod,          Untouched,                  layers::entry,   UntilShutdown;
+    Mkdir           Mkdir         decode::mkdir,           names::mkdir,          Untouched,                  layers::entry,   UntilShutdown;
+    Unlink          Unlink        decode::name,            names::unlink,         Untouched,                  layers::entry,   UntilShutdown;
+    Rmdir           Rmdir         decode::name,            names::rmdir,          Untouched,                  layers::entry,   UntilShutdown;
+    Rename          Rename        decode::rename,          names::rename,         Untouched,                  layers::rename,  UntilShutdown;
+    Rename2         Rename        decode::rename2,         names::rename,         Untouched,                  layers::rename,  UntilShutdown;
+    Link            Link          decode::link,            names::link,           Untouched,                  layers::link,    UntilShutdown;
 
-    Getattr         Getattr       decode::nothing,        attrs::getattr,        Untouched,                   UntilShutdown;
-    Statx           Statx         decode::nothing,        attrs::statx,          Untouched,                   UntilShutdown;
-    Setattr         Setattr       decode::setattr,        attrs::setattr,        Untouched,                   UntilShutdown;
-    Readlink        Readlink      decode::nothing,        attrs::readlink,       Untouched,                   UntilShutdown;
-    Setxattr        Setxattr      decode::setxattr,       attrs::setxattr,       Untouched,                   UntilShutdown;
-    Getxattr        Getxattr      decode::getxattr,       attrs::getxattr,       Untouched,                   UntilShutdown;
-    Listxattr       Listxattr     decode::listxattr,      attrs::listxattr,      Untouched,                   UntilShutdown;
-    Removexattr     Removexattr   decode::xattr_name,     attrs::removexattr,    Untouched,                   UntilShutdown;
+    Getattr         Getattr       decode::nothing,         attrs::getattr,        Untouched,                  layers::none,    UntilShutdown;
+    Statx           Statx         decode::nothing,         attrs::statx,          Untouched,                  layers::none,    UntilShutdown;
+    Setattr         Setattr       decode::setattr,         attrs::setattr,        Untouched,                  layers::node,    UntilShutdown;
+    Readlink        Readlink      decode::nothing,         attrs::readlink,       Untouched,                  layers::node,    UntilShutdown;
+    Setxattr        Setxattr      decode::setxattr,        attrs::setxattr,       Untouched,                  layers::node,    UntilShutdown;
+    Getxattr        Getxattr      decode::getxattr,        attrs::getxattr,       Untouched,                  layers::node,    UntilShutdown;
+    Listxattr       Listxattr     decode::listxattr,       attrs::listxattr,      Untouched,                  layers::node,    UntilShutdown;
+    Removexattr     Removexattr   decode::xattr_name,      attrs::removexattr,    Untouched,                  layers::node,    UntilShutdown;
 
-    Open            Open          decode::open,           open::open,            Short,                       UntilShutdown;
-    Create          Create        decode::create,         open::create,          Untouched,                   UntilShutdown;
-    Tmpfile         Tmpfile       decode::tmpfile,        open::tmpfile,         Untouched,                   UntilShutdown;
-    Release         Release       decode::release,        open::release,         Untouched,                   Always;
+    Open            Open          decode::open,            open::open,            Short,                      layers::node,    UntilShutdown;
+    Create          Create        decode::create,          open::create,          Untouched,                  layers::entry,   UntilShutdown;
+    Tmpfile         Tmpfile       decode::tmpfile,         open::tmpfile,         Untouched,                  layers::node,    UntilShutdown;
+    Release         Release       decode::release,         open::release,         Untouched,                  layers::none,    Always;
 
-    Read            Read          decode::read,           data::read,            Short,                       UntilShutdown;
-    Write           Write         decode::write,          data::write,           Long(data::writes_much),     UntilShutdown;
-    Fallocate       Fallocate     decode::fallocate,      data::fallocate,       Long(data::allocates_much),  UntilShutdown;
-    Lseek           Lseek         decode::lseek,          data::lseek,           Untouched,                   UntilShutdown;
-    CopyFileRange   CopyFileRange decode::copy_file_range, data::copy_file_range, Long(data::copies_much),    UntilShutdown;
-    CopyFileRange64 CopyFileRange decode::copy_file_range, data::copy_file_range, Long(data::copies_much),    UntilShutdown;
+    Read            Read          decode::read,            data::read,            Short,                      layers::node,    UntilShutdown;
+    Write           Write         decode::write,           data::write,           Long(data::writes_much),    layers::node,    UntilShutdown;
+    Fallocate       Fallocate     decode::fallocate,       data::fallocate,       Long(data::allocates_much), layers::node,    UntilShutdown;
+    Lseek           Lseek         decode::lseek,           data::lseek,           Untouched,                  layers::node,    UntilShutdown;
+    CopyFileRange   CopyFileRange decode::copy_file_range, data::copy_file_range, Long(data::copies_much),    layers::copy,    UntilShutdown;
+    CopyFileRange64 CopyFileRange decode::copy_file_range, data::copy_file_range, Long(data::copies_much),    layers::copy,    UntilShutdown;
 
-    Opendir         Opendir       decode::nothing,        dirs::opendir,         Untouched,                   UntilShutdown;
-    Readdir         Readdir       decode::read,           dirs::readdir,         Short,                       UntilShutdown;
-    Readdirplus     Readdirplus   decode::read,           dirs::readdirplus,     Short,                       UntilShutdown;
-    Releasedir      Releasedir    decode::nothing,        dirs::releasedir,      Untouched,                   Always;
+    Opendir         Opendir       decode::nothing,         dirs::opendir,         Untouched,                  layers::none,    UntilShutdown;
+    Readdir         Readdir       decode::read,            dirs::readdir,         Short,                      layers::node,    UntilShutdown;
+    Readdirplus     Readdirplus   decode::read,            dirs::readdirplus,     Short,                      layers::node,    UntilShutdown;
+    Releasedir      Releasedir    decode::nothing,         dirs::releasedir,      Untouched,                  layers::none,    Always;
 
-    Fsync           Fsync         decode::fsync,          control::fsync,        Long(control::is_durable),   UntilShutdown;
-    Fsyncdir        Fsyncdir      decode::fsync,          control::fsyncdir,     Long(control::is_durable),   UntilShutdown;
-    Syncfs          Syncfs        decode::nothing,        control::syncfs,       Long(control::is_durable),   UntilShutdown;
-    Statfs          Statfs        decode::nothing,        control::statfs,       Untouched,                   Always;
-    Ioctl           Ioctl         decode::ioctl,          control::ioctl,        Long(control::ioctl_waits),  UntilShutdown;
-    Destroy         Destroy       decode::nothing,        control::destroy,      Short,                       Always;
+    Fsync           Fsync         decode::fsync,           control::fsync,        Long(control::is_durable),  layers::none,    UntilShutdown;
+    Fsyncdir        Fsyncdir      decode::fsync,           control::fsyncdir,     Long(control::is_durable),  layers::none,    UntilShutdown;
+    Syncfs          Syncfs        decode::nothing,         control::syncfs,       Long(control::is_durable),  layers::none,    UntilShutdown;
+    Statfs          Statfs        decode::nothing,         control::statfs,       Untouched,                  layers::none,    Always;
+    Ioctl           Ioctl         decode::ioctl,           control::ioctl,        Long(control::ioctl_waits), layers::none,    UntilShutdown;
+    Destroy         Destroy       decode::nothing,         control::destroy,      Short,                      layers::none,    Always;
 
-    Interrupt       Other         decode::unsupported,    control::refused,      Untouched,                   UntilShutdown;
-    Flush           Other         decode::unsupported,    control::refused,      Untouched,                   UntilShutdown;
-    Access          Other         decode::unsupported,    control::refused,      Untouched,                   UntilShutdown;
-    Poll            Other         decode::unsupported,    control::refused,      Untouched,                   UntilShutdown;
-    Init            Other         decode::out_of_place,   control::refused,      Untouched,                   UntilShutdown;
+    Interrupt       Other         decode::unsupported,     control::refused,      Untouched,                  layers::none,    UntilShutdown;
+    Flush           Other         decode::unsupported,     control::refused,      Untouched,                  layers::none,    UntilShutdown;
+    Access          Other         decode::unsupported,     control::refused,      Untouched,                  layers::none,    UntilShutdown;
+    Poll            Other         decode::unsupported,     control::refused,      Untouched,                  layers::none,    UntilShutdown;
+    Init            Other         decode::out_of_place,    control::refused,      Untouched,                  layers::none,    UntilShutdown;
 }

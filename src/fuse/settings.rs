@@ -6,6 +6,9 @@ use crate::fuse::reply::Validity;
 use crate::fuse::uring::Unavailable;
 use crate::overlay::Overlay;
 
+/// Readahead and writeback requests at a time where a layer may not answer for long.
+const BLOCKING_BACKGROUND: u16 = 1024;
+
 /// How requests travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
@@ -72,7 +75,12 @@ impl Settings {
             writeback_cache: writeback && !self.passthrough,
             max_write: self.max_write,
             max_pages_limit: init::max_pages_limit(),
-            max_background: self.max_background,
+            // Requests that wait for such a layer count against the limit, and so hold up the write-back of other
+            // files when they reach it.
+            max_background: match overlay.has_blocking_layer() {
+                true => self.max_background.max(BLOCKING_BACKGROUND),
+                false => self.max_background,
+            },
             // What is passed through is told at OPEN.
             no_open: self.no_open && !self.passthrough,
             idmap: self.idmap,

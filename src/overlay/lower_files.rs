@@ -10,7 +10,7 @@ use crate::layer::{LowerFile, LowerNode, NoHostCalls, OpenFile, forbid_host_call
 use crate::upper::{Inode, Origin};
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 const MOST: usize = 512;
 
@@ -29,8 +29,11 @@ struct OpenLower {
     layer: LayerId,
 }
 
-#[derive(Default)]
-pub(super) struct LowerFiles(Mutex<Files>);
+pub(super) struct LowerFiles {
+    files: Mutex<Files>,
+    /// Where layers may not answer for long: to the thread that closes, as a close of a FUSE file asks its daemon.
+    closer: Option<mpsc::Sender<Arc<dyn LowerFile>>>,
+}
 
 #[derive(Default)]
 struct Files {
@@ -41,9 +44,35 @@ struct Files {
 }
 
 impl LowerFiles {
+    /// `may_block`: files are closed in a thread that nothing waits for.
+    pub fn new(may_block: bool) -> LowerFiles {
+        let closer = may_block.then(|| {
+            let (closer, files) = mpsc::channel::<Arc<dyn LowerFile>>();
+            let thread = std::thread::Builder::new().name("closer".into());
+            if let Err(error) = thread.spawn(move || files.into_iter().for_each(drop)) {
+                tracing::warn!(%error, "no thread that closes files of layers");
+            }
+            closer
+        });
+        LowerFiles { files: Mutex::default(), closer }
+    }
+
+    /// Takes no lock.
+    fn close(&self, file: Arc<dyn LowerFile>) {
+        match &self.closer {
+            Some(closer) => {
+                // Without its thread, what is sent is closed here.
+                if let Err(mpsc::SendError(file)) = closer.send(file) {
+                    drop(file);
+                }
+            }
+            None => drop(file),
+        }
+    }
+
     /// Nothing is opened or closed under the lock: both may wait for the host.
     fn lock(&self) -> (MutexGuard<'_, Files>, NoHostCalls) {
-        (self.0.lock(), forbid_host_calls())
+        (self.files.lock(), forbid_host_calls())
     }
 
     fn get(&self, ino: InodeNo) -> Option<OpenLower> {
@@ -74,14 +103,16 @@ impl LowerFiles {
         let clock = files.clock;
         closed.extend(files.open.insert(ino, (file, clock)).map(|(file, _)| file));
         drop((files, quiet));
-        drop(closed);
+        closed.into_iter().for_each(|open| self.close(open.file));
     }
 
     pub fn forget(&self, ino: InodeNo) {
         let (mut files, quiet) = self.lock();
         let closed = files.open.remove(&ino);
         drop((files, quiet));
-        drop(closed);
+        if let Some((open, _)) = closed {
+            self.close(open.file);
+        }
     }
 
     /// Logs, once, that data of a file cannot be had any more.

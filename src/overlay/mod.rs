@@ -40,6 +40,7 @@ mod statfs;
 mod txn;
 mod upgrade;
 mod upkeep;
+mod waits;
 mod write;
 mod writers;
 mod xattr;
@@ -68,12 +69,8 @@ use parking_lot::Mutex;
 use state_lock::StateLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 use upkeep::Upkeep;
-
-/// How often, and after how long each time, an operation that found no room tries again.
-const FORGET_TRIES: u32 = 4;
-const FORGET_WAIT: Duration = Duration::from_millis(6);
+use waits::Room;
 
 /// A mounted view. Made by [`Overlay::new`].
 pub struct Overlay {
@@ -99,6 +96,8 @@ pub struct Overlay {
     /// Set once by [`Overlay::fail_read_only`].
     failed: AtomicBool,
     upkeep: Upkeep,
+    /// Its lock is taken last.
+    room: Room,
     /// The upperdir, while mounted. Its lock is taken alone.
     claim: Mutex<Option<Claim>>,
 }
@@ -127,19 +126,9 @@ impl Overlay {
         }
     }
 
-    /// Does `op`, which changes nothing when it fails; again for a moment where there is no room and
-    /// what was unlinked still takes some: the kernel's FORGET comes a little after the unlink. Then once more where
-    /// freed blocks could be given back to the host. Takes no lock while it waits.
+    /// Does `op`, which changes nothing when it fails; once more where there was no room and freed blocks could be given
+    /// back to the host.
     fn with_room<T>(&self, op: impl Fn() -> Result<T>) -> Result<T> {
-        for _ in 0..FORGET_TRIES {
-            match op() {
-                Err(Errno::NOSPC) if self.state.read().tree.has_unlinked() => {
-                    std::thread::sleep(FORGET_WAIT);
-                }
-                Err(Errno::NOSPC) => break,
-                done => return done,
-            }
-        }
         match op() {
             Err(Errno::NOSPC) if self.gives_back_to_host() => op(),
             done => done,

@@ -5,12 +5,14 @@ use super::clock::Clock;
 use super::file_locks::FileLocks;
 use super::layers::Layers;
 use super::lower::Found;
+use super::lower_files::LowerFiles;
 use super::orphans::find_links;
 use super::recover::{Purpose, Replay, ReplayError, claim_and_open, mark_extents, replay};
 use super::state::State;
 use super::state_lock::StateLock;
 use super::upgrade::upgrade;
 use super::upkeep::Upkeep;
+use super::waits::Room;
 use crate::attr::{Caller, InodeNo};
 use crate::block::BLOCK_SIZE;
 use crate::config::{Config, Durability, FILESTORE_NAME, Medium};
@@ -112,6 +114,7 @@ impl Overlay {
         let mut state = State::new(tree, log);
         find_links(&mut state, &stack, &layers);
         state.remember(InodeNo::ROOT, InodeNo::ROOT, Some(root.lower));
+        let lower_files = LowerFiles::new(stack.any_may_block());
         let overlay = Arc::new(Overlay {
             stack,
             layers,
@@ -119,12 +122,13 @@ impl Overlay {
             state: StateLock::new(state),
             clock: Clock::new(),
             io: FileLocks::default(),
-            lower_files: Default::default(),
+            lower_files,
             inode_limit: AtomicU64::new(config.inode_limit.unwrap_or(0)),
             durability: config.durability,
             read_only: config.upper.is_none(),
             failed: AtomicBool::new(false),
             upkeep: Upkeep::default(),
+            room: Room::default(),
             claim: Mutex::new(claim),
         });
         overlay.end_orphans();

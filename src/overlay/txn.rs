@@ -12,6 +12,7 @@ use crate::journal::record::{InodeImage, Record, decode_all};
 use crate::layer::FileKey;
 use crate::upper::{Dentry, Inode, Tree};
 use smallvec::SmallVec;
+use std::cmp::Ordering;
 use std::time::Instant;
 
 /// Holds the state lock. Dropped without [`Txn::commit`], it leaves everything as it was.
@@ -201,12 +202,18 @@ impl Overlay {
     /// Applies a frame that the journal has, and returns the blocks it sets free.
     fn apply(&self, st: &mut State, frame: &[u8]) -> Result<()> {
         let mut freed = std::mem::take(&mut st.spare_freed);
+        let unlinked = st.tree.unlinked();
         let broken = decode_all(frame).find_map(|record| match record {
             Ok(record) => st.tree.apply(&record, &mut freed).err().map(|broken| broken.to_string()),
             Err(_) => Some("a record that cannot be read".into()),
         });
         freed.drain(..).for_each(|extent| self.store.free(extent));
         st.spare_freed = freed;
+        match st.tree.unlinked().cmp(&unlinked) {
+            Ordering::Greater => self.room.note_unlinked(),
+            Ordering::Less => self.room.note_dropped(),
+            Ordering::Equal => {}
+        }
         if let Some(broken) = broken {
             // The journal would not replay either: upkeep replaces it by an image of the tree.
             st.unreplayable = true;

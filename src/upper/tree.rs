@@ -421,9 +421,9 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether there are inodes without a link, which somebody has open or is about to forget.
-    pub fn has_unlinked(&self) -> bool {
-        self.unlinked > 0
+    /// How many inodes have no link: they are open, or the kernel is about to forget them.
+    pub fn unlinked(&self) -> usize {
+        self.unlinked
     }
 }
 

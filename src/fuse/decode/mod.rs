@@ -134,6 +134,15 @@ pub fn rename2<'a>(request: &Request<'a>) -> Result<Rename<'a>> {
     rename_to(request, newdir, flags)
 }
 
+/// The new directory and the new name of either operation.
+pub fn rename_target<'a>(request: &Request<'a>) -> Result<(InodeNo, &'a OsStr)> {
+    // Both arguments begin with this.
+    let abi::RenameIn { newdir } = request.arg()?;
+    let mut payload = Payload(request.payload);
+    payload.name()?;
+    Ok((InodeNo(newdir), payload.name()?))
+}
+
 fn rename_to<'a>(request: &Request<'a>, newdir: u64, flags: u32) -> Result<Rename<'a>> {
     let mut payload = Payload(request.payload);
     let (name, new_name) = (payload.name()?, payload.name()?);

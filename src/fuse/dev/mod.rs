@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 use crate::attr::InodeNo;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
-use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::dispatch::{Dispatcher, Outcome};
 use crate::fuse::init::Negotiated;
 use crate::fuse::reply;
 use crate::fuse::request::Request;
@@ -137,14 +137,25 @@ fn serve_one(
         answer_after_write_back(connection, dispatcher, request.node(), arrived, bytes.to_vec());
         return Ok(Next::Read);
     }
+    let unique = request.header.unique;
     let may_block = dispatcher.may_block(&request);
     if may_block {
         workers.leave();
     }
-    if let Some(outcome) = dispatcher.dispatch(&request, arrived, area) {
-        answer(connection.as_fd(), request.header.unique, outcome, area);
+    let (outcome, has_left) = match dispatcher.dispatch(&request, arrived, area) {
+        Outcome::NoRoomYet => {
+            if !may_block {
+                workers.leave();
+            }
+            (dispatcher.dispatch_waiting(&request, arrived, area), true)
+        }
+        Outcome::Reply(reply) => (Some(reply), may_block),
+        Outcome::NoReply => (None, may_block),
+    };
+    if let Some(outcome) = outcome {
+        answer(connection.as_fd(), unique, outcome, area);
     }
-    Ok(if !may_block || workers.join() { Next::Read } else { Next::Leave })
+    Ok(if !has_left || workers.join() { Next::Read } else { Next::Leave })
 }
 
 /// Carries out a request whose answer is small, once the kernel has written out what it holds of `ino`.
@@ -162,7 +173,7 @@ fn answer_after_write_back(
         else {
             return;
         };
-        if let Some(outcome) = waiting.dispatch(&request, arrived, &mut area) {
+        if let Some(outcome) = waiting.dispatch_waiting(&request, arrived, &mut area) {
             answer(connection.as_fd(), request.header.unique, outcome, &area);
         }
     });

@@ -5,5 +5,6 @@ pub mod attrs;
 pub mod control;
 pub mod data;
 pub mod dirs;
+pub mod layers;
 pub mod names;
 pub mod open;

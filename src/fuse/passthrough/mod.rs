@@ -16,7 +16,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 use rustix::fs::MemfdFlags;
 
@@ -86,6 +86,8 @@ struct Table {
     numbers: FxHashMap<InodeNo, InodeNo>,
     last_fresh: u64,
     last_term: u32,
+    /// Inodes that are being changed by an id of theirs: see [`Files::change`].
+    changing: Vec<InodeNo>,
 }
 
 impl Table {
@@ -108,8 +110,9 @@ impl Table {
 #[derive(Debug)]
 pub struct Files {
     device: Arc<OwnedFd>,
-    /// Its lock is taken before the overlay's state.
+    /// Its lock is taken before the overlay's state, and not held while the host is asked.
     table: Mutex<Table>,
+    changed: Condvar,
     /// Whether an inode ever got a fresh node id. Set before anybody can know the id.
     any_fresh: AtomicBool,
 }
@@ -132,6 +135,7 @@ impl Files {
         let files = Files {
             device: Arc::clone(device),
             table: Mutex::default(),
+            changed: Condvar::new(),
             any_fresh: AtomicBool::new(false),
         };
         files.give_back(id);
@@ -163,7 +167,7 @@ impl Files {
         let reads = flags & (O_ACCMODE | O_TRUNC) == 0;
         // What asks the host comes before the lock.
         let file = if reads { overlay.untouched_file(node) } else { None };
-        let mut table = self.table.lock();
+        let mut table = self.settled(node);
         if table.fresh.contains_key(&node) {
             return Err(Errno::STALE);
         }
@@ -189,7 +193,7 @@ impl Files {
 
     /// Counts an open that made its inode, or found that somebody had.
     pub fn created(&self, ino: InodeNo) -> Opened {
-        let mut table = self.table.lock();
+        let mut table = self.settled(ino);
         self.drop_kept(&mut table, ino);
         let through = table.opens.get(&ino).is_some_and(|opens| opens.how.through.is_some());
         if through && !table.fresh.contains_key(&ino) {
@@ -205,16 +209,20 @@ impl Files {
         }
     }
 
-    /// Makes a change of `node` that who has it open must not see in part (`of_data`), or of its attributes.
-    /// ESTALE where it is retired, or has to be for this. The lock is held meanwhile: nobody opens the inode
-    /// between the question and the change, nor looks up a fresh id with attributes from before. So `change` must ask nothing of this table.
+    /// Makes a change of `node`: of its data (`of_data`), which opens must not see in part, or of its
+    /// attributes. Until the change is made the inode is not opened, nor does it get a fresh id: a look-up
+    /// would show the fresh id with attributes from before. Other inodes do not wait: `change` may ask a layer
+    /// that does not answer.
+    ///
+    /// # Errors
+    /// `ESTALE` where `node` is retired, or has to be for this; those of `change`.
     pub fn change<T>(
         &self,
         node: InodeNo,
         of_data: bool,
         change: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let mut table = self.table.lock();
+        let mut table = self.settled(node);
         if table.fresh.contains_key(&node) {
             return Err(Errno::STALE);
         }
@@ -224,7 +232,21 @@ impl Files {
                 return Err(self.retire(&mut table, node));
             }
         }
-        change()
+        table.changing.push(node);
+        drop(table);
+        let done = change();
+        self.table.lock().changing.retain(|&changing| changing != node);
+        self.changed.notify_all();
+        done
+    }
+
+    /// The table, while `node` is not being changed.
+    fn settled(&self, node: InodeNo) -> MutexGuard<'_, Table> {
+        let mut table = self.table.lock();
+        while table.changing.contains(&node) {
+            self.changed.wait(&mut table);
+        }
+        table
     }
 
     fn retire(&self, table: &mut Table, ino: InodeNo) -> Errno {

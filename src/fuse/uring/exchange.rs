@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
-use crate::fuse::dispatch::Dispatcher;
+use crate::fuse::dispatch::{Dispatcher, Outcome};
 use crate::fuse::init::Negotiated;
 use crate::fuse::reply;
 use crate::fuse::request::Request;
@@ -60,12 +60,32 @@ impl<'a> Exchange<'a> {
         self.header.put_reply(asked.unique, Err(errno));
     }
 
-    /// Carries the request out and puts the answer in its place.
-    ///
+    /// Carries the request out and puts the answer in its place. False, with the request as it was, where
+    /// there is no room now, but may be in a moment: see [`Dispatcher::dispatch`].
+    #[must_use]
+    pub fn answer(self, arrived: Instant, scratch: &mut Scratch, dispatcher: &Dispatcher) -> bool {
+        self.answer_by(scratch, dispatcher, |request, area| {
+            dispatcher.dispatch(request, arrived, area)
+        })
+    }
+
+    /// As [`Exchange::answer`], and waits for room where it may come.
+    pub fn answer_waiting(self, arrived: Instant, scratch: &mut Scratch, dispatcher: &Dispatcher) {
+        self.answer_by(scratch, dispatcher, |request, area| {
+            let reply = dispatcher.dispatch_waiting(request, arrived, area);
+            reply.map_or(Outcome::NoReply, Outcome::Reply)
+        });
+    }
+
     /// The two share the payload's memory, so the short one of them is moved: names are taken to
     /// `scratch` before the reply is written, and what follows long data is a short reply, which is
-    /// put together in `scratch`.
-    pub fn answer(self, arrived: Instant, scratch: &mut Scratch, dispatcher: &Dispatcher) {
+    /// put together in `scratch`. An error writes nothing there.
+    fn answer_by(
+        self,
+        scratch: &mut Scratch,
+        dispatcher: &Dispatcher,
+        dispatch: impl FnOnce(&Request<'_>, &mut [u8]) -> Outcome,
+    ) -> bool {
         let Exchange { header, payload } = self;
         let scratch = &mut scratch.0[..];
         let len = (header.entry.payload_size as usize).min(payload.len());
@@ -73,19 +93,37 @@ impl<'a> Exchange<'a> {
         let (asked, _) = asked.expect("the area is longer than the header");
         let op_in = header.op_in.as_bytes();
         let ext = dispatcher.has_agreed(Negotiated::setxattr_ext);
-        let outcome = if len <= scratch.len() {
-            scratch[..len].copy_from_slice(&payload[..len]);
-            Request::from_parts(asked, op_in, &scratch[..len], ext).and_then(|request| {
-                dispatcher.dispatch(&request, arrived, payload).unwrap_or(Ok(0))
-            })
+        let is_long = len > scratch.len();
+        let (names, area) = if is_long {
+            (&payload[..len], &mut scratch[..])
         } else {
-            let outcome =
-                Request::from_parts(asked, op_in, &payload[..len], ext).and_then(|request| {
-                    dispatcher.dispatch(&request, arrived, scratch).unwrap_or(Ok(0))
-                });
-            outcome.inspect(|&len| payload[..len].copy_from_slice(&scratch[..len]))
+            scratch[..len].copy_from_slice(&payload[..len]);
+            (&scratch[..len], &mut payload[..])
         };
-        header.put_reply(asked.unique, outcome);
+        let outcome = match Request::from_parts(asked, op_in, names, ext) {
+            Ok(request) => dispatch(&request, area),
+            Err(errno) => Outcome::Reply(Err(errno)),
+        };
+        let reply = match outcome {
+            Outcome::NoRoomYet => {
+                payload_back(payload, scratch, len, is_long);
+                return false;
+            }
+            Outcome::Reply(reply) => reply,
+            Outcome::NoReply => Ok(0),
+        };
+        if let (true, Ok(len)) = (is_long, reply) {
+            payload[..len].copy_from_slice(&scratch[..len]);
+        }
+        header.put_reply(asked.unique, reply);
+        true
+    }
+}
+
+/// A reply that was begun may have overwritten the names.
+fn payload_back(payload: &mut [u8], scratch: &[u8], len: usize, is_long: bool) {
+    if !is_long {
+        payload[..len].copy_from_slice(&scratch[..len]);
     }
 }
 

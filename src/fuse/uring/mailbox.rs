@@ -57,7 +57,7 @@ pub fn hand_over(
 ) {
     let (home, answering) = (Arc::clone(home), Arc::clone(dispatcher));
     dispatcher.hand_over(move || {
-        Exchange::of(&mut slot).answer(arrived, &mut Scratch::default(), &answering);
+        Exchange::of(&mut slot).answer_waiting(arrived, &mut Scratch::default(), &answering);
         home.put(slot);
     });
 }
@@ -73,7 +73,7 @@ pub fn hand_over_after_write_back(
     let (home, answering) = (Arc::clone(home), Arc::clone(dispatcher));
     home.waiting.fetch_add(1, Ordering::Relaxed);
     dispatcher.after_write_back(ino, move || {
-        Exchange::of(&mut slot).answer(arrived, &mut Scratch::default(), &answering);
+        Exchange::of(&mut slot).answer_waiting(arrived, &mut Scratch::default(), &answering);
         home.waiting.fetch_sub(1, Ordering::Relaxed);
         home.put(slot);
     });

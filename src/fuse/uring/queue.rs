@@ -209,13 +209,25 @@ impl Queue {
                 return self.keep_slots(dispatcher);
             }
             if dispatcher.takes_long(&request) {
-                self.away += 1;
-                mailbox::hand_over(slot, arrived, &self.mailbox, dispatcher);
-                return self.keep_slots(dispatcher);
+                return self.hand_over(slot, arrived, dispatcher);
             }
         }
-        exchange.answer(arrived, &mut self.scratch, dispatcher);
-        self.commit(slot)
+        if exchange.answer(arrived, &mut self.scratch, dispatcher) {
+            return self.commit(slot);
+        }
+        self.hand_over(slot, arrived, dispatcher)
+    }
+
+    /// Leaves a request to another thread.
+    fn hand_over(
+        &mut self,
+        slot: Slot,
+        arrived: Instant,
+        dispatcher: &Arc<Dispatcher>,
+    ) -> Result<()> {
+        self.away += 1;
+        mailbox::hand_over(slot, arrived, &self.mailbox, dispatcher);
+        self.keep_slots(dispatcher)
     }
 
     /// Adds slots where other threads have nearly all.

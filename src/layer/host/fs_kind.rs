@@ -24,24 +24,30 @@ pub(super) struct FsKind {
 
 /// `f_type` of statfs(2), from the kernel's include/uapi/linux/magic.h.
 pub(super) mod magic {
+    pub const BCACHEFS: u32 = 0xca45_1a4e;
     pub const BTRFS: u32 = 0x9123_683e;
+    pub const CRAMFS: u32 = 0x28cd_3d45;
     pub const EROFS: u32 = 0xe0f5_e1e2;
     pub const EXFAT: u32 = 0x2011_bab0;
     pub const EXT: u32 = 0xef53;
     pub const F2FS: u32 = 0xf2f5_2010;
     pub const ISO9660: u32 = 0x9660;
+    pub const JFS: u32 = 0x3153_464a;
     pub const MSDOS: u32 = 0x4d44;
+    pub const NILFS: u32 = 0x3434;
+    pub const NTFS3: u32 = 0x7366_746e;
+    pub const OVERLAY: u32 = 0x794c_7630;
     pub const RAMFS: u32 = 0x8584_58f6;
     pub const SQUASHFS: u32 = 0x7371_7368;
     pub const TMPFS: u32 = 0x0102_1994;
     pub const UDF: u32 = 0x1501_3346;
     pub const XFS: u32 = 0x5846_5342;
+    pub const ZFS: u32 = 0x2fc1_2fc1;
 }
 
 impl FsKind {
     /// What may be relied on where nothing is known. Network file systems and FUSE may wait for ever, and have
-    /// attributes that are shown only to who knows the name. So has overlayfs, which may lie over either; without
-    /// `xino` its directory entries have the numbers of its own layers.
+    /// attributes that are shown only to who knows the name.
     const UNKNOWN: FsKind = FsKind {
         dirent_numbers: DirentNumbers::Unreliable,
         lists_all_xattrs: false,
@@ -60,7 +66,11 @@ impl FsKind {
         match f_type {
             EXT | XFS | F2FS | EROFS | SQUASHFS | TMPFS => disk,
             BTRFS => FsKind { dirent_numbers: DirentNumbers::ExactForFiles, ..disk },
-            EXFAT | ISO9660 | MSDOS | RAMFS | UDF => FsKind { is_local: true, ..FsKind::UNKNOWN },
+            // An overlay may lie over any file system, but mostly lies over disks. Without `xino` its directory
+            // entries have the numbers of its own layers.
+            OVERLAY => FsKind { is_local: true, ..FsKind::UNKNOWN },
+            BCACHEFS | CRAMFS | EXFAT | ISO9660 | JFS | MSDOS | NILFS | NTFS3 | RAMFS | UDF
+            | ZFS => FsKind { is_local: true, ..FsKind::UNKNOWN },
             _ => FsKind::UNKNOWN,
         }
     }
@@ -74,15 +84,16 @@ mod tests {
     fn what_is_not_known_may_block_and_is_trusted_in_nothing() {
         const FUSE: u32 = 0x6573_5546;
         const NFS: u32 = 0x6969;
-        const OVERLAYFS: u32 = 0x794c_7630;
-        for f_type in [FUSE, NFS, OVERLAYFS, 0, u32::MAX] {
+        for f_type in [FUSE, NFS, 0, u32::MAX] {
             assert_eq!(FsKind::of_type(f_type), FsKind::UNKNOWN);
         }
     }
 
     #[test]
     fn disks_are_local() {
-        for f_type in [magic::EXT, magic::XFS, magic::BTRFS, magic::TMPFS, magic::MSDOS] {
+        for f_type in
+            [magic::EXT, magic::XFS, magic::BTRFS, magic::TMPFS, magic::MSDOS, magic::OVERLAY]
+        {
             assert!(FsKind::of_type(f_type).is_local);
         }
         let btrfs = FsKind::of_type(magic::BTRFS);
