@@ -13,6 +13,7 @@
 //! about, [`session`] runs it, [`notify`] tells the kernel what it must no longer cache.
 
 mod abi;
+mod context;
 mod decode;
 mod dev;
 mod dispatch;

@@ -5,8 +5,8 @@
 
 use crate::errno::Result;
 use crate::fuse::abi::Opcode;
+use crate::fuse::context::{Call, Context};
 use crate::fuse::decode;
-use crate::fuse::dispatch::{Call, Dispatcher};
 use crate::fuse::ops::{attrs, control, data, dirs, layers, names, open};
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
@@ -20,10 +20,10 @@ pub struct Row {
     #[cfg(test)]
     pub check: fn(&Request<'_>) -> Result<()>,
     /// Decodes the arguments, carries the operation out, and encodes the answer.
-    pub run: fn(&Dispatcher, &Call<'_>, &mut Payload<'_>) -> Result<()>,
+    pub run: fn(&Context, &Call<'_>, &mut Payload<'_>) -> Result<()>,
     pub host: Host,
     /// Whether the operation may ask a layer that does not answer for long. Only asked where there is one.
-    pub layers: fn(&Dispatcher, &Request<'_>) -> bool,
+    pub layers: fn(&Context, &Request<'_>) -> bool,
     pub served: Served,
 }
 
@@ -35,7 +35,7 @@ pub enum Host {
     /// A system call on the host, for microseconds as a rule.
     Short,
     /// As [`Host::Short`]; for milliseconds where the function says so.
-    Long(fn(&Dispatcher, &Request<'_>) -> bool),
+    Long(fn(&Context, &Request<'_>) -> bool),
 }
 
 /// When an operation is served.
@@ -61,8 +61,8 @@ macro_rules! rows {
                     metric: metrics::Operation::$metric,
                     #[cfg(test)]
                     check: |request| $decode(request).map(drop),
-                    run: |dispatcher, call, out| {
-                        $handler(dispatcher, call, $decode(call.request)?, out)
+                    run: |context, call, out| {
+                        $handler(context, call, $decode(call.request)?, out)
                     },
                     host: $host,
                     layers: $layers,

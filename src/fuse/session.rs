@@ -2,17 +2,21 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 
 use crate::errno::{self, Errno, Result};
+use crate::fuse::context::Context;
 use crate::fuse::dev::{WorkerSettings, Workers};
-use crate::fuse::dispatch::{Dispatcher, Setup};
+use crate::fuse::dispatch::Dispatcher;
 use crate::fuse::handshake::shake_hands;
 use crate::fuse::init::Wishes;
+use crate::fuse::listing_ends::ListingEnds;
 use crate::fuse::mount::{self, MountError};
 use crate::fuse::notify::Notifier;
 use crate::fuse::passthrough::{Files, Nodes};
 use crate::fuse::settings::{Settings, Transport};
+use crate::fuse::shutdown::Shutdown;
 use crate::fuse::threads::{Pool, Starter};
 use crate::fuse::unmounter::Unmounter;
 use crate::fuse::uring::{Queues, Unavailable};
@@ -109,16 +113,20 @@ fn start(
     let metrics = Arc::<Metrics>::default();
     let notifier = Notifier::new(Arc::clone(device), Arc::clone(&metrics));
     let starter = Starter::new().map_err(MountError::Resources)?;
-    let setup = Setup {
+    let context = Context {
+        overlay,
         valid: settings.validity,
         read_only: settings.mount.read_only,
         nodes: Nodes::new(files, notifier.clone()),
         notifier,
-        pool: Pool::new(settings.workers(), starter.clone(), Arc::clone(&metrics)),
-        metrics,
+        metrics: Arc::clone(&metrics),
+        agreed,
+        listing_ends: ListingEnds::default(),
+        shutdown: Shutdown::default(),
+        destroyed: AtomicBool::new(false),
     };
-    let dispatcher = Arc::new(Dispatcher::new(overlay, setup));
-    dispatcher.agree(agreed);
+    let pool = Pool::new(settings.workers(), starter.clone(), metrics);
+    let dispatcher = Arc::new(Dispatcher::new(context, pool));
     let (ended, ends) = mpsc::channel();
     let beside_queues = match queues.filter(|_| agreed.uring()) {
         Some(queues) => {

@@ -126,22 +126,6 @@ fn circles(files: &[(String, String)]) -> BTreeSet<Vec<String>> {
     found.map(|circle| circle.iter().map(|module| module.join("::")).collect()).collect()
 }
 
-/// To be untangled.
-const KNOWN: &[&[&str]] = &[
-    &["layer::dir", "layer::tree"],
-    &[
-        "fuse::dispatch",
-        "fuse::operations",
-        "fuse::ops::attrs",
-        "fuse::ops::control",
-        "fuse::ops::data",
-        "fuse::ops::dirs",
-        "fuse::ops::names",
-        "fuse::ops::open",
-    ],
-    &["fuse::sched_idle::policy", "fuse::sched_idle::watchdog"],
-];
-
 #[test]
 fn no_circles_of_files() {
     for root in ["src", "cli/src", "bench/src"] {
@@ -151,8 +135,7 @@ fn no_circles_of_files() {
         };
         let files: Vec<_> = files.into_iter().map(below).collect();
         assert!(files.len() > 5, "{}/{root}", manifest().display());
-        let mut found = circles(&files);
-        found.retain(|circle| !KNOWN.iter().any(|known| circle == known));
+        let found = circles(&files);
         assert!(found.is_empty(), "{root} has circles of files: {found:#?}");
     }
 }

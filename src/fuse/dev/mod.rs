@@ -16,7 +16,6 @@ use crate::attr::InodeNo;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
 use crate::fuse::dispatch::{Dispatcher, Outcome};
-use crate::fuse::init::Negotiated;
 use crate::fuse::reply;
 use crate::fuse::request::Request;
 use crate::fuse::sched_idle::Scheduling;
@@ -123,7 +122,7 @@ fn serve_one(
     };
     let arrived = Instant::now();
     let (bytes, area) = buffer.split(len);
-    let request = match Request::split(bytes, dispatcher.has_agreed(Negotiated::setxattr_ext)) {
+    let request = match Request::split(bytes, dispatcher.agreed().setxattr_ext()) {
         Ok(request) => request,
         Err(errno) => {
             tracing::error!(len, %errno, "a request that is none");
@@ -169,8 +168,7 @@ fn answer_after_write_back(
     let (connection, waiting) = (Arc::clone(connection), Arc::clone(dispatcher));
     dispatcher.after_write_back(ino, move || {
         let mut area = [0; 256];
-        let Ok(request) = Request::split(&bytes, waiting.has_agreed(Negotiated::setxattr_ext))
-        else {
+        let Ok(request) = Request::split(&bytes, waiting.agreed().setxattr_ext()) else {
             return;
         };
         if let Some(outcome) = waiting.dispatch_waiting(&request, arrived, &mut area) {

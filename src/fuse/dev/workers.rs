@@ -96,7 +96,7 @@ impl Workers {
 
     fn add(self: &Arc<Workers>, at: usize) -> std::io::Result<()> {
         let device = self.device_of(at);
-        let mut buffer = Buffer::new(self.dispatcher.max_io())?;
+        let mut buffer = Buffer::new(self.dispatcher.agreed().max_io)?;
         let worker = Worker::new(self);
         let serve = move || {
             let workers = &worker.0;

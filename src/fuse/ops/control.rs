@@ -4,44 +4,34 @@ use zerocopy::FromBytes;
 
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
+use crate::fuse::context::{Call, Context};
 use crate::fuse::decode::{self, Ioctl};
-use crate::fuse::dispatch::{Call, Dispatcher};
 use crate::fuse::reply::{self, Payload};
 use crate::fuse::request::Request;
 
-pub fn fsync(d: &Dispatcher, call: &Call<'_>, datasync: bool, _: &mut Payload<'_>) -> Result<()> {
+pub fn fsync(d: &Context, call: &Call<'_>, datasync: bool, _: &mut Payload<'_>) -> Result<()> {
     d.overlay.fsync(call.ino, datasync)
 }
 
-pub fn fsyncdir(
-    d: &Dispatcher,
-    call: &Call<'_>,
-    datasync: bool,
-    _: &mut Payload<'_>,
-) -> Result<()> {
+pub fn fsyncdir(d: &Context, call: &Call<'_>, datasync: bool, _: &mut Payload<'_>) -> Result<()> {
     d.overlay.fsyncdir(call.ino, datasync)
 }
 
-pub fn syncfs(d: &Dispatcher, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> Result<()> {
+pub fn syncfs(d: &Context, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> Result<()> {
     d.overlay.syncfs()
 }
 
 /// Whether a sync waits for the host's disk.
-pub fn is_durable(d: &Dispatcher, _: &Request<'_>) -> bool {
+pub fn is_durable(d: &Context, _: &Request<'_>) -> bool {
     d.overlay.is_durable()
 }
 
-pub fn statfs(d: &Dispatcher, _: &Call<'_>, (): (), out: &mut Payload<'_>) -> Result<()> {
+pub fn statfs(d: &Context, _: &Call<'_>, (): (), out: &mut Payload<'_>) -> Result<()> {
     out.put(&reply::statfs_out(&d.overlay.statfs()?))
 }
 
 /// `ENOTTY` for a command that means nothing here.
-pub fn ioctl(
-    d: &Dispatcher,
-    call: &Call<'_>,
-    ioctl: Ioctl<'_>,
-    out: &mut Payload<'_>,
-) -> Result<()> {
+pub fn ioctl(d: &Context, call: &Call<'_>, ioctl: Ioctl<'_>, out: &mut Payload<'_>) -> Result<()> {
     match ioctl.cmd {
         abi::ioctl::SHUTDOWN => {
             d.overlay.shut_down(&call.caller)?;
@@ -66,17 +56,17 @@ pub fn ioctl(
 }
 
 /// Whether an ioctl may take long.
-pub fn ioctl_waits(_: &Dispatcher, request: &Request<'_>) -> bool {
+pub fn ioctl_waits(_: &Context, request: &Request<'_>) -> bool {
     decode::ioctl(request)
         .is_ok_and(|ioctl| matches!(ioctl.cmd, abi::ioctl::SHUTDOWN | abi::ioctl::TRIM))
 }
 
-pub fn destroy(d: &Dispatcher, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> Result<()> {
+pub fn destroy(d: &Context, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> Result<()> {
     d.destroy();
     Ok(())
 }
 
 /// Never reached: the decoder refuses.
-pub fn refused(_: &Dispatcher, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> Result<()> {
+pub fn refused(_: &Context, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> Result<()> {
     Err(Errno::NOSYS)
 }

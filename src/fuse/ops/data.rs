@@ -3,9 +3,8 @@
 use crate::attr::InodeNo;
 use crate::errno::Result;
 use crate::fuse::abi::{self, Opcode};
+use crate::fuse::context::{Call, Context};
 use crate::fuse::decode::{self, CopyFileRange, Fallocate, Lseek, Read, Write};
-use crate::fuse::dispatch::{Call, Dispatcher};
-use crate::fuse::init::Negotiated;
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::metrics::Counter;
@@ -21,21 +20,16 @@ const LONG_FALLOCATE_BYTES: u64 = 1 << 20;
 /// Setuid and setgid.
 const SETID: u32 = 0o6000;
 
-pub fn read(d: &Dispatcher, call: &Call<'_>, read: Read, out: &mut Payload<'_>) -> Result<()> {
+pub fn read(d: &Context, call: &Call<'_>, read: Read, out: &mut Payload<'_>) -> Result<()> {
     out.fill(read.size as usize, |room| d.overlay.read(call.ino, read.offset, room))?;
     d.metrics.add(Counter::BytesRead, out.len() as u64);
     Ok(())
 }
 
-pub fn write(
-    d: &Dispatcher,
-    call: &Call<'_>,
-    write: Write<'_>,
-    out: &mut Payload<'_>,
-) -> Result<()> {
+pub fn write(d: &Context, call: &Call<'_>, write: Write<'_>, out: &mut Payload<'_>) -> Result<()> {
     let Write { offset, data, cached, kill_suidgid } = write;
     let by = match (cached, kill_suidgid) {
-        (true, _) => Writer::PageCache { keeps_times: d.has_agreed(Negotiated::writeback_cache) },
+        (true, _) => Writer::PageCache { keeps_times: d.agreed.writeback_cache() },
         (false, true) => Writer::Unprivileged(&call.caller),
         (false, false) => Writer::Privileged,
     };
@@ -47,16 +41,11 @@ pub fn write(
 }
 
 /// Whether a WRITE may take long.
-pub fn writes_much(_: &Dispatcher, request: &Request<'_>) -> bool {
+pub fn writes_much(_: &Context, request: &Request<'_>) -> bool {
     request.payload.len() >= LONG_WRITE_BYTES
 }
 
-pub fn fallocate(
-    d: &Dispatcher,
-    call: &Call<'_>,
-    args: Fallocate,
-    _: &mut Payload<'_>,
-) -> Result<()> {
+pub fn fallocate(d: &Context, call: &Call<'_>, args: Fallocate, _: &mut Payload<'_>) -> Result<()> {
     let Fallocate { offset, len, mode } = args;
     notify_lost_setid(d, call.node, true, || {
         d.overlay.fallocate(call.ino, offset, len, mode, &call.caller)
@@ -64,17 +53,17 @@ pub fn fallocate(
 }
 
 /// Whether a FALLOCATE may take long.
-pub fn allocates_much(_: &Dispatcher, request: &Request<'_>) -> bool {
+pub fn allocates_much(_: &Context, request: &Request<'_>) -> bool {
     decode::fallocate(request).is_ok_and(|args| args.len >= LONG_FALLOCATE_BYTES)
 }
 
-pub fn lseek(d: &Dispatcher, call: &Call<'_>, seek: Lseek, out: &mut Payload<'_>) -> Result<()> {
+pub fn lseek(d: &Context, call: &Call<'_>, seek: Lseek, out: &mut Payload<'_>) -> Result<()> {
     out.put(&abi::LseekOut { offset: d.overlay.lseek(call.ino, seek.offset, seek.whence)? })
 }
 
 /// COPY_FILE_RANGE, and COPY_FILE_RANGE_64, which differs in the width of its answer. No copy is too long for 32 bits.
 pub fn copy_file_range(
-    d: &Dispatcher,
+    d: &Context,
     call: &Call<'_>,
     args: CopyFileRange,
     out: &mut Payload<'_>,
@@ -92,7 +81,7 @@ pub fn copy_file_range(
 }
 
 /// Whether a copy may take long. Programs ask for more than there is: as much as a call takes.
-pub fn copies_much(d: &Dispatcher, request: &Request<'_>) -> bool {
+pub fn copies_much(d: &Context, request: &Request<'_>) -> bool {
     let Ok(args) = decode::copy_file_range(request) else { return false };
     let ino = d.nodes.number(request.node());
     let size = d.overlay.getattr(ino).map_or(0, |attr| attr.size);
@@ -102,7 +91,7 @@ pub fn copies_much(d: &Dispatcher, request: &Request<'_>) -> bool {
 /// Changes data by `change`. Where the change clears setuid or setgid, which it may if `may_lose`, the
 /// kernel is notified: it would go on using the mode that it caches.
 pub fn notify_lost_setid<T>(
-    d: &Dispatcher,
+    d: &Context,
     node: InodeNo,
     may_lose: bool,
     change: impl FnOnce() -> Result<T>,

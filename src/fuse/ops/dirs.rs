@@ -3,25 +3,24 @@
 use crate::attr::DirCookie;
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, fopen};
+use crate::fuse::context::{Call, Context};
 use crate::fuse::decode::Read;
-use crate::fuse::dispatch::{Call, Dispatcher};
-use crate::fuse::init::Negotiated;
 use crate::fuse::reply::{self, Payload};
 
 /// `ENOSYS` makes the kernel open directories by itself from then on, with the same flags.
-pub fn opendir(d: &Dispatcher, _: &Call<'_>, (): (), out: &mut Payload<'_>) -> Result<()> {
-    if d.has_agreed(Negotiated::no_opendir) {
+pub fn opendir(d: &Context, _: &Call<'_>, (): (), out: &mut Payload<'_>) -> Result<()> {
+    if d.agreed.no_opendir() {
         return Err(Errno::NOSYS);
     }
     let open_flags = fopen::CACHE_DIR | fopen::KEEP_CACHE;
     out.put(&abi::OpenOut { open_flags, ..Default::default() })
 }
 
-pub fn releasedir(_: &Dispatcher, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> Result<()> {
+pub fn releasedir(_: &Context, _: &Call<'_>, (): (), _: &mut Payload<'_>) -> Result<()> {
     Ok(())
 }
 
-pub fn readdir(d: &Dispatcher, call: &Call<'_>, read: Read, out: &mut Payload<'_>) -> Result<()> {
+pub fn readdir(d: &Context, call: &Call<'_>, read: Read, out: &mut Payload<'_>) -> Result<()> {
     let from = DirCookie(read.offset);
     let end = d.listing_ends.end(call.ino, from, d.overlay.listing_end(call.ino));
     let mut dirents = out.dirents(read.size);
@@ -29,12 +28,7 @@ pub fn readdir(d: &Dispatcher, call: &Call<'_>, read: Read, out: &mut Payload<'_
     entries_or_error(listed, out)
 }
 
-pub fn readdirplus(
-    d: &Dispatcher,
-    call: &Call<'_>,
-    read: Read,
-    out: &mut Payload<'_>,
-) -> Result<()> {
+pub fn readdirplus(d: &Context, call: &Call<'_>, read: Read, out: &mut Payload<'_>) -> Result<()> {
     let from = DirCookie(read.offset);
     let end = d.listing_ends.end(call.ino, from, d.overlay.listing_end(call.ino));
     let mut dirents = out.dirents(read.size);

@@ -9,16 +9,15 @@ use std::ffi::OsStr;
 
 use crate::errno::{Errno, Result};
 use crate::fuse::abi::{self, fopen};
+use crate::fuse::context::{Call, Context};
 use crate::fuse::decode::{Create, Open};
-use crate::fuse::dispatch::{Call, Dispatcher};
-use crate::fuse::init::Negotiated;
 use crate::fuse::ops::data::notify_lost_setid;
 use crate::fuse::passthrough::Opened;
 use crate::fuse::reply::Payload;
 use crate::overlay::Entry;
 
-pub fn open(d: &Dispatcher, call: &Call<'_>, open: Open, out: &mut Payload<'_>) -> Result<()> {
-    if d.has_agreed(Negotiated::no_open) {
+pub fn open(d: &Context, call: &Call<'_>, open: Open, out: &mut Payload<'_>) -> Result<()> {
+    if d.agreed.no_open() {
         return Err(Errno::NOSYS);
     }
     let Open { flags, kill_suidgid } = open;
@@ -31,30 +30,25 @@ pub fn open(d: &Dispatcher, call: &Call<'_>, open: Open, out: &mut Payload<'_>) 
 }
 
 pub fn create(
-    d: &Dispatcher,
+    d: &Context,
     call: &Call<'_>,
     (name, create): (&OsStr, Create),
     out: &mut Payload<'_>,
 ) -> Result<()> {
-    if d.has_agreed(Negotiated::no_open) {
+    if d.agreed.no_open() {
         return Err(Errno::NOSYS);
     }
     let Create { flags, mode, umask } = create;
     created(d, &d.overlay.create(call.ino, name, flags, mode, umask, &call.caller)?, out)
 }
 
-pub fn tmpfile(
-    d: &Dispatcher,
-    call: &Call<'_>,
-    create: Create,
-    out: &mut Payload<'_>,
-) -> Result<()> {
+pub fn tmpfile(d: &Context, call: &Call<'_>, create: Create, out: &mut Payload<'_>) -> Result<()> {
     let Create { flags, mode, umask } = create;
     created(d, &d.overlay.tmpfile(call.ino, flags, mode, umask, &call.caller)?, out)
 }
 
 pub fn release(
-    d: &Dispatcher,
+    d: &Context,
     call: &Call<'_>,
     (handle, flags): (u64, u32),
     _: &mut Payload<'_>,
@@ -66,7 +60,7 @@ pub fn release(
 }
 
 /// The answer for a file that was made and opened at once.
-fn created(d: &Dispatcher, entry: &Entry, out: &mut Payload<'_>) -> Result<()> {
+fn created(d: &Context, entry: &Entry, out: &mut Payload<'_>) -> Result<()> {
     let opened = d.nodes.created(entry.attr.ino);
     out.put(&d.entry_out(entry))?;
     out.put(&opened_file(d, opened))
@@ -74,8 +68,8 @@ fn created(d: &Dispatcher, entry: &Entry, out: &mut Payload<'_>) -> Result<()> {
 
 /// Data stay cached from open to open: nothing but this mount changes them. Without the writeback cache
 /// a close has nothing to write out.
-fn opened_file(d: &Dispatcher, opened: Opened) -> abi::OpenOut {
-    let writes_back = d.has_agreed(Negotiated::writeback_cache);
+fn opened_file(d: &Context, opened: Opened) -> abi::OpenOut {
+    let writes_back = d.agreed.writeback_cache();
     let noflush = if writes_back { 0 } else { fopen::NOFLUSH };
     let fh = opened.handle();
     let (kind, backing_id) = match opened.through {

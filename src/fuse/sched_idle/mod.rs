@@ -15,6 +15,7 @@
 mod client;
 mod policy;
 mod proc;
+mod roster;
 mod tunables;
 mod watchdog;
 

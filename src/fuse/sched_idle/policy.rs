@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::proc::WaitClock;
+use super::roster::{Roster, Slot};
 use super::tunables::{
     CHECK_WAKEUPS, ENTER_WAKEUPS, FOLLOWING_WAIT_PER_WAKEUP_US, LOCATE_WAKEUPS, PAUSE_MAX_MS,
     PAUSE_MIN_MS, PINNED_WAIT_PER_WAKEUP_US, STARVED_WAKEUPS, USUAL_WAIT_US, WAIT_LIMIT_US,
     WAIT_SHARE, micros, millis,
 };
-use super::watchdog::{Shared, Slot};
 use super::{Placement, Scheduling};
 use crate::metrics::Counter;
 use crate::sys::process::{Class, class_of, set_class};
@@ -40,7 +40,7 @@ impl Pause {
 
 /// The policy of one thread.
 pub(super) struct SchedIdle {
-    shared: Arc<Shared>,
+    roster: Arc<Roster>,
     /// The thread's slot, and its id.
     at: usize,
     id: u32,
@@ -64,7 +64,7 @@ impl SchedIdle {
     /// `following`: the pause that threads which follow a client share. `None` where the wait clock cannot
     /// be read.
     pub fn new(
-        shared: &Arc<Shared>,
+        roster: &Arc<Roster>,
         at: usize,
         id: u32,
         wait_clock: WaitClock,
@@ -72,7 +72,7 @@ impl SchedIdle {
         following: &Arc<Mutex<Pause>>,
     ) -> Option<SchedIdle> {
         Some(SchedIdle {
-            shared: Arc::clone(shared),
+            roster: Arc::clone(roster),
             at,
             id,
             waited: wait_clock()?,
@@ -92,7 +92,7 @@ impl SchedIdle {
     }
 
     fn slot(&self) -> &Slot {
-        &self.shared.slots[self.at]
+        &self.roster.slots[self.at]
     }
 
     /// Whether so many wakeups are a quick succession, and the thread may enter SCHED_IDLE.
@@ -107,7 +107,7 @@ impl SchedIdle {
     /// Moves to the CPU of the followed client before the answer: a thread that stays in the normal class
     /// makes the scheduler migrate the client.
     fn follow(&mut self, client: u32, gap: Duration, now: Instant) {
-        let followed = &self.shared.client;
+        let followed = &self.roster.client;
         if followed.gap(now) >= micros(WAIT_LIMIT_US) {
             followed.clear();
         }
@@ -130,7 +130,7 @@ impl SchedIdle {
         }
         let cpu = match cpu {
             None if self.may_enter(times, gap, now) => {
-                let cpu = self.shared.client.set(client);
+                let cpu = self.roster.client.set(client);
                 if cpu.is_none() {
                     self.pause.lock().end = now + millis(PAUSE_MIN_MS);
                 }
@@ -188,11 +188,11 @@ impl SchedIdle {
 
     fn enter(&mut self, cpu: Option<u32>, now: Instant) {
         self.check_wait();
-        if self.shared.note_entry(self.at, cpu).is_err() {
+        if self.roster.note_entry(self.at, cpu).is_err() {
             return self.stay_away(now);
         }
         (self.entered, self.cpu) = (true, cpu);
-        self.shared.metrics.add(Counter::SchedIdleEntries, 1);
+        self.roster.metrics.add(Counter::SchedIdleEntries, 1);
         if set_class(self.id, Class::Idle).is_err() {
             self.leave();
             self.stay_away(now);
@@ -204,7 +204,7 @@ impl SchedIdle {
 
     /// It cannot be done here.
     fn stay_away(&self, now: Instant) {
-        self.shared.client.clear();
+        self.roster.client.clear();
         self.pause.lock().end = now + millis(PAUSE_MAX_MS);
     }
 
@@ -215,7 +215,7 @@ impl SchedIdle {
         if let (true, Err(errno)) = (is_idle, set_class(self.id, Class::Normal)) {
             tracing::error!(%errno, "a thread stays in SCHED_IDLE");
         }
-        self.shared.note_exit(self.at);
+        self.roster.note_exit(self.at);
     }
 }
 
@@ -230,8 +230,8 @@ impl Scheduling for SchedIdle {
         if self.entered && (long && self.is_often_late() || self.waits_much(now)) {
             self.leave();
             self.late = 0;
-            self.shared.client.clear();
-            self.shared.metrics.add(Counter::SchedIdleStarved, 1);
+            self.roster.client.clear();
+            self.roster.metrics.add(Counter::SchedIdleStarved, 1);
             self.pause.lock().begin(now);
             return;
         }
@@ -249,7 +249,7 @@ impl Scheduling for SchedIdle {
         if self.entered {
             self.leave();
         }
-        self.shared.vacate(self.at);
+        self.roster.vacate(self.at);
     }
 }
 

@@ -3,8 +3,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use super::super::proc::{has_wait_clock, stat_field};
+use super::super::roster::only;
 use super::super::tunables::{OTHER_CLIENTS_WAKEUPS, WINDOW_WAKEUPS};
-use super::super::watchdog::{Watchdog, leaves_sched_idle, only};
+use super::super::watchdog::{Watchdog, leaves_sched_idle};
 use super::*;
 use crate::sys::process;
 

@@ -1,126 +1,21 @@
 //! The watchdog: evicts threads from SCHED_IDLE that have no wakeups.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use parking_lot::{Condvar, Mutex};
-use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
+use parking_lot::Mutex;
 
-use super::client::FollowedClient;
 use super::policy::{Pause, SchedIdle};
+use super::roster::{Roster, State};
 use super::tunables::{EVICT_TICKS, WATCHDOG_TICK_MS, millis};
 use super::{Placement, Scheduling, Unscheduled, proc};
-use crate::errno::{Errno, Result};
 use crate::metrics::Metrics;
 use crate::sys::process::{self, Class, class_of, set_class};
-
-/// What the watchdog knows of a thread.
-#[derive(Default)]
-pub(super) struct Slot {
-    pub wakeups: AtomicU32,
-    /// The thread entered SCHED_IDLE. Set with the lock of [`State`] held.
-    pub entered: AtomicBool,
-    /// The watchdog evicted it from there.
-    pub evicted: AtomicBool,
-}
-
-/// The threads of a mount that may enter SCHED_IDLE.
-pub(super) struct Shared {
-    pub slots: Box<[Slot]>,
-    /// Its lock is held while the watchdog acts. A leaf, and no thread in SCHED_IDLE takes it: what waits
-    /// for a starved holder would starve too.
-    state: Mutex<State>,
-    ended: AtomicBool,
-    wake: Condvar,
-    pub client: FollowedClient,
-    pub metrics: Arc<Metrics>,
-}
-
-struct State {
-    /// A thread may be in SCHED_IDLE.
-    awake: bool,
-    /// The thread of each slot.
-    threads: Box<[Option<Thread>]>,
-}
-
-impl Shared {
-    /// The thread of this slot is about to enter SCHED_IDLE, on `cpu` if that is given.
-    ///
-    /// # Errors
-    /// Where the thread must not run on that CPU.
-    pub fn note_entry(&self, at: usize, cpu: Option<u32>) -> Result<()> {
-        let mut state = self.state.lock();
-        if let (Some(cpu), Some(thread)) = (cpu, &mut state.threads[at]) {
-            thread.move_to(cpu)?;
-        }
-        self.slots[at].evicted.store(false, Relaxed);
-        self.slots[at].entered.store(true, Relaxed);
-        if !std::mem::replace(&mut state.awake, true) {
-            self.wake.notify_one();
-        }
-        Ok(())
-    }
-
-    /// The thread of this slot has left SCHED_IDLE, and goes back to the CPUs that it had.
-    pub fn note_exit(&self, at: usize) {
-        let mut state = self.state.lock();
-        self.slots[at].entered.store(false, Relaxed);
-        if let Some(Err(errno)) = state.threads[at].as_mut().map(Thread::leave) {
-            tracing::debug!(%errno, "a thread keeps to its CPU");
-        }
-    }
-
-    /// The thread of this slot ends: its id may become another thread's.
-    pub fn vacate(&self, at: usize) {
-        self.state.lock().threads[at] = None;
-    }
-}
-
-struct Thread {
-    id: u32,
-    /// The CPU it moved to, and those that it may be on otherwise.
-    moved: Option<(u32, CpuSet)>,
-}
-
-impl Thread {
-    /// `EINVAL` for a CPU that the thread may not be on.
-    fn move_to(&mut self, cpu: u32) -> Result<()> {
-        let home = sched_getaffinity(self.pid())?;
-        let only = only(cpu).filter(|_| home.is_set(cpu as usize)).ok_or(Errno::INVAL)?;
-        sched_setaffinity(self.pid(), &only)?;
-        self.moved = Some((cpu, home));
-        Ok(())
-    }
-
-    /// Leaves the class and the CPU, unless somebody gave it another meanwhile.
-    fn leave(&mut self) -> Result<()> {
-        if class_of(self.id)? == Some(Class::Idle) {
-            set_class(self.id, Class::Normal)?;
-        }
-        let Some((cpu, home)) = &self.moved else { return Ok(()) };
-        if Some(sched_getaffinity(self.pid())?) == only(*cpu) {
-            sched_setaffinity(self.pid(), home)?;
-        }
-        self.moved = None;
-        Ok(())
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        Pid::from_raw(i32::try_from(self.id).ok()?)
-    }
-}
-
-/// The set of one CPU.
-pub(super) fn only(cpu: u32) -> Option<CpuSet> {
-    let mut set = CpuSet::new();
-    let cpu = cpu as usize;
-    (cpu < CpuSet::MAX_CPU).then(|| set.set(cpu)).map(|()| set)
-}
 
 /// Looks after the threads of a mount, until it is dropped. Without what it needs, it leaves them to
 /// the kernel.
 pub struct Watchdog {
-    shared: Option<Arc<Shared>>,
+    roster: Option<Arc<Roster>>,
     /// Of threads that follow a client.
     pause: Arc<Mutex<Pause>>,
 }
@@ -135,29 +30,21 @@ impl Watchdog {
             tracing::info!(
                 "no CAP_SYS_NICE: a client may be migrated to another CPU at each answer"
             );
-            return Watchdog { shared: None, pause: Pause::shared() };
+            return Watchdog { roster: None, pause: Pause::shared() };
         }
         let mut watchdog = Watchdog::stopped(slots, metrics);
-        let shared = watchdog.shared.clone();
+        let roster = watchdog.roster.clone();
         let thread = std::thread::Builder::new().name("watchdog".into());
-        if thread.spawn(move || shared.iter().for_each(|shared| watch(shared))).is_err() {
-            watchdog.shared = None;
+        if thread.spawn(move || roster.iter().for_each(|roster| watch(roster))).is_err() {
+            watchdog.roster = None;
         }
         watchdog
     }
 
     /// One whose thread does not run.
     pub(super) fn stopped(slots: usize, metrics: &Arc<Metrics>) -> Watchdog {
-        let state = State { awake: false, threads: (0..slots).map(|_| None).collect() };
-        let shared = Shared {
-            slots: (0..slots).map(|_| Slot::default()).collect(),
-            state: Mutex::new(state),
-            ended: AtomicBool::new(false),
-            wake: Condvar::new(),
-            client: FollowedClient::none(),
-            metrics: Arc::clone(metrics),
-        };
-        Watchdog { shared: Some(Arc::new(shared)), pause: Pause::shared() }
+        let roster = Roster::new(slots, metrics);
+        Watchdog { roster: Some(Arc::new(roster)), pause: Pause::shared() }
     }
 
     /// For the calling thread, which takes slot `at`. The kernel schedules it as it likes where there is no
@@ -170,40 +57,40 @@ impl Watchdog {
     }
 
     pub(super) fn sched_idle(&self, at: usize, placement: Placement) -> Option<SchedIdle> {
-        let shared = self.shared.as_ref().filter(|shared| at < shared.slots.len())?;
+        let roster = self.roster.as_ref().filter(|roster| at < roster.slots.len())?;
         let wait_clock = proc::wait_clock()?;
         let id = process::thread();
         class_of(id).ok().flatten().filter(|class| *class == Class::Normal)?;
-        let scheduling = SchedIdle::new(shared, at, id, wait_clock, placement, &self.pause)?;
-        shared.state.lock().threads[at] = Some(Thread { id, moved: None });
+        let scheduling = SchedIdle::new(roster, at, id, wait_clock, placement, &self.pause)?;
+        roster.occupy(at, id);
         Some(scheduling)
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        let Some(shared) = &self.shared else { return };
-        let state = shared.state.lock();
-        shared.ended.store(true, Relaxed);
+        let Some(roster) = &self.roster else { return };
+        let state = roster.state.lock();
+        roster.ended.store(true, Relaxed);
         drop(state);
-        shared.wake.notify_one();
+        roster.wake.notify_one();
     }
 }
 
-fn watch(shared: &Shared) {
+fn watch(roster: &Roster) {
     // Of each slot: its wakeups, and for how many ticks it has had no further one.
-    let mut seen: Vec<(u32, u32)> = vec![(0, 0); shared.slots.len()];
-    let mut state = shared.state.lock();
-    while !shared.ended.load(Relaxed) {
+    let mut seen: Vec<(u32, u32)> = vec![(0, 0); roster.slots.len()];
+    let mut state = roster.state.lock();
+    while !roster.ended.load(Relaxed) {
         if !state.awake {
-            shared.wake.wait(&mut state);
+            roster.wake.wait(&mut state);
             continue;
         }
         // Only the end comes before the time is over.
-        shared.wake.wait_for(&mut state, millis(WATCHDOG_TICK_MS));
+        roster.wake.wait_for(&mut state, millis(WATCHDOG_TICK_MS));
         let State { awake, threads } = &mut *state;
         *awake = false;
-        for ((slot, thread), seen) in shared.slots.iter().zip(threads).zip(&mut seen) {
+        for ((slot, thread), seen) in roster.slots.iter().zip(threads).zip(&mut seen) {
             let Some(thread) = thread.as_mut().filter(|_| slot.entered.load(Relaxed)) else {
                 continue;
             };

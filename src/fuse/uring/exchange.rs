@@ -7,7 +7,6 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::errno::{Errno, Result};
 use crate::fuse::abi;
 use crate::fuse::dispatch::{Dispatcher, Outcome};
-use crate::fuse::init::Negotiated;
 use crate::fuse::reply;
 use crate::fuse::request::Request;
 use crate::sys::uring::Slot;
@@ -49,7 +48,7 @@ impl<'a> Exchange<'a> {
         let len = self.payload_len();
         let (header, _) = abi::InHeader::read_from_prefix(self.header.in_out.as_bytes())
             .map_err(|_| Errno::IO)?;
-        let ext = dispatcher.has_agreed(Negotiated::setxattr_ext);
+        let ext = dispatcher.agreed().setxattr_ext();
         Request::from_parts(header, self.header.op_in.as_bytes(), &self.payload[..len], ext)
     }
 
@@ -92,7 +91,7 @@ impl<'a> Exchange<'a> {
         let asked = abi::InHeader::read_from_prefix(header.in_out.as_bytes());
         let (asked, _) = asked.expect("the area is longer than the header");
         let op_in = header.op_in.as_bytes();
-        let ext = dispatcher.has_agreed(Negotiated::setxattr_ext);
+        let ext = dispatcher.agreed().setxattr_ext();
         let is_long = len > scratch.len();
         let (names, area) = if is_long {
             (&payload[..len], &mut scratch[..])
