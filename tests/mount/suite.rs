@@ -26,6 +26,7 @@ mod peers;
 mod permissions;
 mod persistence;
 mod rename;
+mod slow_layer;
 mod space;
 mod stat;
 mod throw_away;
