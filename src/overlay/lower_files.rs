@@ -151,7 +151,7 @@ pub(super) fn is_like(attr: &Attr, stamp: Stamp) -> bool {
 }
 
 /// Whether nothing usable is at a place, in contrast to a host that fails.
-fn is_absence(err: Errno) -> bool {
+pub(super) fn is_absence(err: Errno) -> bool {
     matches!(
         err,
         Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::ISDIR | Errno::LOOP | Errno::NXIO
@@ -272,11 +272,22 @@ impl Overlay {
     }
 
     /// Whether a layer still has the file that was copied up.
-    fn has_origin(&self, origin: &Origin) -> bool {
-        self.layers.candidates(origin.image.layer).into_iter().any(|layer| {
-            let found = self.stack.stat(&LowerPath { layer, path: origin.path.clone() });
-            found.is_ok_and(|attr| attr.is_regular() && is_like(&attr, origin.image.stamp))
-        })
+    ///
+    /// # Errors
+    /// What the host says, where that leaves the question open.
+    fn has_origin(&self, origin: &Origin) -> Result<bool> {
+        let mut failed = Ok(false);
+        for layer in self.layers.candidates(origin.image.layer) {
+            match self.stack.stat(&LowerPath { layer, path: origin.path.clone() }) {
+                Ok(attr) if attr.is_regular() && is_like(&attr, origin.image.stamp) => {
+                    return Ok(true);
+                }
+                Ok(_) => {}
+                Err(err) if is_absence(err) => {}
+                Err(err) => failed = Err(err),
+            }
+        }
+        failed
     }
 
     /// A file with metadata of its own only, whose lower file was replaced, has the data of the new one from now on
@@ -291,7 +302,8 @@ impl Overlay {
             let Some(origin) = st.tree.get(ino).and_then(Inode::origin) else { return Ok(()) };
             origin.clone()
         };
-        if self.has_origin(&origin) {
+        // A layer that fails now may have the file: nothing is changed.
+        if self.has_origin(&origin).unwrap_or(true) {
             return Ok(());
         }
         let Some(now) = self.stack.resolve(&origin.path)? else { return Ok(()) };

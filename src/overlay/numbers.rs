@@ -2,6 +2,7 @@
 //! numbers: they only have to differ.
 
 use super::lower::{Found, LowerDir};
+use super::lower_files::is_like;
 use super::state::State;
 use crate::attr::{InodeNo, LowerPath};
 use crate::layer;
@@ -67,7 +68,9 @@ impl State {
         }
         let ino = *self.links.get(&found.key)?;
         let origin = self.tree.get(ino)?.origin()?;
-        origin.image.several_names.then_some(ino)
+        // Where there are no birth times, a number may have gone to another file.
+        let is_it = origin.image.several_names && is_like(&found.lower.attr, origin.image.stamp);
+        is_it.then_some(ino)
     }
 
     /// The number that a look-up of a listed name shows, where the listing alone tells.

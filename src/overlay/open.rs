@@ -112,7 +112,7 @@ impl Overlay {
         let root = Found::new(root, || [].into());
         let layers = Layers::new(&stack, &tree);
         let mut state = State::new(tree, log);
-        find_links(&mut state, &stack, &layers);
+        let unknown = find_links(&mut state, &stack, &layers);
         state.remember(InodeNo::ROOT, InodeNo::ROOT, Some(root.lower));
         let lower_files = LowerFiles::new(stack.any_may_block());
         let overlay = Arc::new(Overlay {
@@ -132,7 +132,7 @@ impl Overlay {
             claim: Mutex::new(claim),
         });
         overlay.end_orphans();
-        overlay.settle_nameless();
+        overlay.settle_nameless(&unknown);
         Ok(overlay)
     }
 

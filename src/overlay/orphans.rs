@@ -3,7 +3,7 @@
 
 use super::Overlay;
 use super::layers::Layers;
-use super::lower_files::is_like;
+use super::lower_files::{is_absence, is_like};
 use super::state::State;
 use crate::attr::{FileType, InodeNo, LowerPath};
 use crate::errno::{Errno, Result};
@@ -16,26 +16,44 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 /// Finds the lower files with several names that were copied up, by where they were: [`State::links`] after a mount.
-pub(super) fn find_links(st: &mut State, stack: &Stack, layers: &Layers) {
+/// Returns the inodes of which a layer did not say whether it has them.
+pub(super) fn find_links(st: &mut State, stack: &Stack, layers: &Layers) -> FxHashSet<InodeNo> {
+    let mut unknown = FxHashSet::default();
     for (ino, inode) in st.tree.inodes() {
         let origin = inode.origin().filter(|origin| origin.image.several_names);
-        let found = origin.and_then(|origin| find_link(stack, layers, origin));
-        if let Some(key) = found.filter(|_| inode.image().nlink > 0) {
-            st.links.insert(key, ino);
+        let Some(origin) = origin.filter(|_| inode.image().nlink > 0) else { continue };
+        match find_link(stack, layers, origin) {
+            Ok(Some(key)) => {
+                st.links.insert(key, ino);
+            }
+            Ok(None) => {}
+            Err(err) => {
+                tracing::warn!(%err, file = %String::from_utf8_lossy(&origin.path), "a layer cannot be asked");
+                unknown.insert(ino);
+            }
         }
     }
+    unknown
 }
 
-/// In its own layer, a file at this path that still has several names is taken to be the one; a copy of that layer
-/// must agree in size and times.
-fn find_link(stack: &Stack, layers: &Layers, origin: &Origin) -> Option<FileKey> {
-    let own = layers.place(origin.image.layer);
-    layers.candidates(origin.image.layer).into_iter().find_map(|layer| {
+/// A file at this path, in a layer of the same identity too, must agree in size and times: names on the host may have
+/// been given to another file.
+fn find_link(stack: &Stack, layers: &Layers, origin: &Origin) -> Result<Option<FileKey>> {
+    let mut failed = Ok(None);
+    for layer in layers.candidates(origin.image.layer) {
         let at = LowerPath { layer, path: origin.path.clone() };
-        let (attr, key) = stack.stat_with_key(&at).ok()?;
-        let agrees = Some(layer) == own || is_like(&attr, origin.image.stamp);
-        (agrees && !attr.is_dir() && attr.nlink > 1).then_some(key)
-    })
+        match stack.stat_with_key(&at) {
+            Ok((attr, key)) => {
+                let agrees = is_like(&attr, origin.image.stamp);
+                if agrees && !attr.is_dir() && attr.nlink > 1 {
+                    return Ok(Some(key));
+                }
+            }
+            Err(err) if is_absence(err) => {}
+            Err(err) => failed = Err(err),
+        }
+    }
+    failed
 }
 
 /// Inodes whose other names are looked for, by the lower file they were.
@@ -43,15 +61,16 @@ type Wanted = FxHashMap<FileKey, InodeNo>;
 
 impl Overlay {
     /// Gives inodes without an entry one of the names that their lower files still show; those that show none are
-    /// dropped, blocks and all. Called once, before anybody uses the mount.
-    pub(super) fn settle_nameless(&self) {
+    /// dropped, blocks and all, but for those that are `unknown`. Called once, before anybody uses the mount.
+    pub(super) fn settle_nameless(&self, unknown: &FxHashSet<InodeNo>) {
         let nameless: FxHashSet<InodeNo> = self.state.read().tree.nameless().into_iter().collect();
         if nameless.is_empty() || self.writable().is_err() {
             return;
         }
         match self.find_names(&nameless) {
             Ok(found) => {
-                let gone: Vec<_> = nameless.difference(&found).copied().collect();
+                let gone = nameless.difference(&found).filter(|ino| !unknown.contains(ino));
+                let gone: Vec<_> = gone.copied().collect();
                 if let Err(err) = self.drop_all(&gone) {
                     tracing::warn!(%err, "cannot drop files that have no name left");
                 }
