@@ -187,6 +187,8 @@ wire! {
     struct LseekOut { offset: u64 }
     /// Attributes only where `offset` is negative, else pages too; all from it where `len` is 0.
     struct NotifyInvalInode { ino: u64, offset: i64, len: i64 }
+    /// The name and a NUL follow.
+    struct NotifyInvalEntry { parent: u64, namelen: u32, flags: u32 }
     struct CopyFileRangeIn {
         fh_in: u64,
         off_in: u64,
@@ -401,6 +403,7 @@ pub mod ring_command {
 
 /// Where a reply has its error, a notification has what it is.
 pub const NOTIFY_INVAL_INODE: i32 = 2;
+pub const NOTIFY_INVAL_ENTRY: i32 = 3;
 
 pub const WRITE_CACHE: u32 = 1 << 0;
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;

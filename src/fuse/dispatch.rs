@@ -89,7 +89,11 @@ impl Dispatcher {
     fn attempt(&self, request: &Request<'_>, area: &mut [u8]) -> Result<usize> {
         let mut out = Payload::new(area);
         let row = operations::row(request.opcode.ok_or(Errno::NOSYS)?);
-        self.carry_out(row, request, &mut out).map(|()| out.len())
+        let done = self.carry_out(row, request, &mut out);
+        if done == Err(Errno::STALE) {
+            self.forget_replaced_names();
+        }
+        done.map(|()| out.len())
     }
 
     /// Counts a request that was carried out; `None` where the kernel wants no reply.
@@ -152,6 +156,14 @@ impl Dispatcher {
     pub fn hand_over(&self, job: impl FnOnce() + Send + 'static) {
         self.context.metrics.add(Counter::HandedOver, 1);
         self.pool.run(job);
+    }
+
+    /// Has the kernel look up anew what the layers turned out to have something else under.
+    fn forget_replaced_names(&self) {
+        for (parent, name) in self.context.overlay.take_replaced_names() {
+            let notifier = self.context.notifier.clone();
+            self.hand_over(move || notifier.entry_changed(parent, &name));
+        }
     }
 
     /// Has a thread run `job` when the kernel has written out what it holds of `node`.

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
 use zerocopy::IntoBytes;
 
 use crate::attr::InodeNo;
@@ -36,9 +37,21 @@ impl Notifier {
         self.tell(abi::NotifyInvalInode { ino: ino.0, offset: 0, len: 0 });
     }
 
+    /// The kernel looks `name` in `parent` up before it uses the name again. Waits for whoever changes the directory, so
+    /// no thread that serves requests may call this.
+    pub fn entry_changed(&self, parent: InodeNo, name: &[u8]) {
+        self.metrics.add(Counter::Invalidations, 1);
+        let what = abi::NotifyInvalEntry { parent: parent.0, namelen: name.len() as u32, flags: 0 };
+        match self.send(abi::NOTIFY_INVAL_ENTRY, &[what.as_bytes(), name, b"\0"]) {
+            // It does not know the name (any more), or the connection ended.
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::NOTCONN) => {}
+            Err(errno) => tracing::debug!(parent = parent.0, %errno, "a name stays"),
+        }
+    }
+
     fn tell(&self, what: abi::NotifyInvalInode) {
         self.metrics.add(Counter::Invalidations, 1);
-        match self.send(&what) {
+        match self.send(abi::NOTIFY_INVAL_INODE, &[what.as_bytes()]) {
             // It does not know the inode (any more), or the connection ended.
             Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::NOTCONN) => {}
             // Pages that somebody dirtied meanwhile stay.
@@ -47,10 +60,12 @@ impl Notifier {
         }
     }
 
-    fn send(&self, what: &abi::NotifyInvalInode) -> Result<()> {
-        let len = size_of::<abi::OutHeader>() + size_of_val(what);
-        let header = abi::OutHeader { len: len as u32, error: abi::NOTIFY_INVAL_INODE, unique: 0 };
-        let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(what.as_bytes())];
+    /// `code`: `NOTIFY_*`.
+    fn send(&self, code: i32, what: &[&[u8]]) -> Result<()> {
+        let len = size_of::<abi::OutHeader>() + what.iter().map(|part| part.len()).sum::<usize>();
+        let header = abi::OutHeader { len: len as u32, error: code, unique: 0 };
+        let mut parts: SmallVec<[IoSlice<'_>; 4]> = smallvec![IoSlice::new(header.as_bytes())];
+        parts.extend(what.iter().map(|part| IoSlice::new(part)));
         rustix::io::retry_on_intr(|| rustix::io::writev(self.device.as_fd(), &parts)).map(drop)
     }
 }

@@ -173,12 +173,15 @@ impl Stack {
     /// # Errors
     /// `ESTALE` where one of `dirs` is gone; `EOVERFLOW` beyond 4 GiB of names; the host's.
     pub fn list(&self, dirs: &[LowerPath]) -> Result<Listing> {
-        let mut all = Collector::default();
-        for (rank, at) in dirs.iter().enumerate() {
-            let rank = u16::try_from(rank).map_err(|_| Errno::OVERFLOW)?;
-            self.collect(&mut all, rank, at)?;
-        }
-        Ok(all.merge())
+        let collected = self.with_descriptors(|| {
+            let mut all = Collector::default();
+            for (rank, at) in dirs.iter().enumerate() {
+                let rank = u16::try_from(rank).map_err(|_| Errno::OVERFLOW)?;
+                self.collect(&mut all, rank, at)?;
+            }
+            Ok(all)
+        })?;
+        Ok(collected.merge())
     }
 
     /// Looks up the numbers that the entries at these places of `listing`, which [`Stack::list`] made of `dirs`, do not have

@@ -68,6 +68,10 @@ impl Stack {
     /// for a directory whose redirect mark is malformed; the host's.
     pub fn lookup(&self, dirs: &[LowerPath], name: &[u8]) -> Result<Option<LowerNode>> {
         check_name(name)?;
+        self.with_descriptors(|| self.look_up(dirs, name))
+    }
+
+    fn look_up(&self, dirs: &[LowerPath], name: &[u8]) -> Result<Option<LowerNode>> {
         let mut found = Found::default();
         let mut name = Cow::Borrowed(name);
         for (i, parent) in dirs.iter().enumerate() {

@@ -8,8 +8,10 @@
 //!
 //! What is changed in a layer on the host while a stack is open may or may not be seen.
 
-mod cache;
+mod descriptors;
+mod dir_cache;
 mod error;
+mod file_cache;
 mod host;
 mod host_calls;
 mod listing;

@@ -2,7 +2,7 @@
 
 use super::source::{Directory, FileKey, LowerFile};
 use super::stack::{Stack, StackedLayer};
-use crate::attr::{Attr, LayerId, LowerPath};
+use crate::attr::{Attr, InodeNo, LayerId, LowerPath};
 use crate::errno::{Errno, Result};
 use crate::posix_acl;
 use std::sync::Arc;
@@ -36,9 +36,11 @@ impl Stack {
     /// # Errors
     /// As above.
     pub fn stat_with_key(&self, at: &LowerPath) -> Result<(Attr, FileKey)> {
-        let (_, dir, name) = self.place(at)?;
-        let found = dir.stat(name)?;
-        Ok((self.attr(&found), found.key))
+        self.with_descriptors(|| {
+            let (_, dir, name) = self.place(at)?;
+            let found = dir.stat(name)?;
+            Ok((self.attr(&found), found.key))
+        })
     }
 
     /// Opens a regular file for reading; what is opened can never be written through.
@@ -47,9 +49,10 @@ impl Stack {
     /// `EISDIR`, `ELOOP` (symbolic link) and `ENXIO` for what is no regular file; `EIO` for a file
     /// whose data lie elsewhere (`overlay.metacopy`).
     pub fn open_file(&self, at: &LowerPath) -> Result<OpenFile> {
-        let (_, dir, name) = self.place(at)?;
-        let name = name.ok_or(Errno::ISDIR)?;
-        let opened = self.with_descriptors(|| dir.open_file(name))?;
+        let opened = self.with_descriptors(|| {
+            let (_, dir, name) = self.place(at)?;
+            dir.open_file(name.ok_or(Errno::ISDIR)?)
+        })?;
         if opened.lacks_data {
             tracing::warn!(
                 layer = at.layer.0,
@@ -66,14 +69,30 @@ impl Stack {
         })
     }
 
+    /// The file that [`Stack::keep_file`] was last given for `ino`, if it is still kept open.
+    pub fn kept_file(&self, ino: InodeNo) -> Option<Arc<dyn LowerFile>> {
+        self.files.get(ino)
+    }
+
+    /// Keeps `file` open for a while, as the data of `ino`. Those that were used least go first.
+    pub fn keep_file(&self, ino: InodeNo, file: Arc<dyn LowerFile>) {
+        self.files.insert(ino, file);
+    }
+
+    /// Closes the file that is kept open for `ino`.
+    pub fn forget_file(&self, ino: InodeNo) {
+        self.files.remove(ino);
+    }
+
     /// The target of a symbolic link.
     ///
     /// # Errors
     /// `EINVAL` for what is none.
     pub fn readlink(&self, at: &LowerPath) -> Result<Vec<u8>> {
-        let (_, dir, name) = self.place(at)?;
-        let name = name.ok_or(Errno::INVAL)?;
-        self.with_descriptors(|| dir.readlink(name))
+        self.with_descriptors(|| {
+            let (_, dir, name) = self.place(at)?;
+            dir.readlink(name.ok_or(Errno::INVAL)?)
+        })
     }
 
     /// All extended attributes, names and values, without the marks of overlay file systems.
@@ -81,8 +100,10 @@ impl Stack {
     /// # Errors
     /// As above.
     pub fn xattrs(&self, at: &LowerPath) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let (_, dir, name) = self.place(at)?;
-        let mut all = self.with_descriptors(|| dir.xattrs(name))?;
+        let mut all = self.with_descriptors(|| {
+            let (_, dir, name) = self.place(at)?;
+            dir.xattrs(name)
+        })?;
         for (name, value) in &mut all {
             self.translate(name, value);
         }
@@ -95,8 +116,10 @@ impl Stack {
     /// `ENODATA` where there is none of this name; marks count as absent. `EINVAL` for a name with
     /// a NUL byte.
     pub fn getxattr(&self, at: &LowerPath, name: &[u8]) -> Result<Vec<u8>> {
-        let (_, dir, object) = self.place(at)?;
-        let mut value = self.with_descriptors(|| dir.xattr(object, name))?;
+        let mut value = self.with_descriptors(|| {
+            let (_, dir, object) = self.place(at)?;
+            dir.xattr(object, name)
+        })?;
         self.translate(name, &mut value);
         Ok(value)
     }
@@ -113,8 +136,10 @@ impl Stack {
     /// # Errors
     /// As above.
     pub fn listxattr(&self, at: &LowerPath) -> Result<Option<Vec<u8>>> {
-        let (_, dir, name) = self.place(at)?;
-        self.with_descriptors(|| dir.xattr_names(name))
+        self.with_descriptors(|| {
+            let (_, dir, name) = self.place(at)?;
+            dir.xattr_names(name)
+        })
     }
 
     /// Owners inside an ACL are the layer's.

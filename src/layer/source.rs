@@ -136,8 +136,11 @@ pub trait LowerFile: Debug + Send + Sync {
     fn seek(&self, want: Want, offset: u64) -> Result<Option<u64>>;
 
     /// A descriptor whose bytes are those of the file and that the kernel may read from by itself (FUSE
-    /// passthrough); `None` where there is no such thing. Does not wait.
+    /// passthrough), with no access time changing; `None` where there is no such thing. Does not wait.
     fn passthrough_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether reading or closing the file may wait for something other than a local disk. Does not wait.
+    fn may_block(&self) -> bool;
 }
 
 /// What [`LowerFile::seek`] looks for.

@@ -1,7 +1,9 @@
 //! The layers of one mount, topmost first.
 
-use super::cache::DirCache;
+use super::descriptors::Budget;
+use super::dir_cache::DirCache;
 use super::error::LayerError;
+use super::file_cache::FileCache;
 use super::host::HostLayer;
 use super::number::{Devices, number_in_format1};
 use super::owner::Owners;
@@ -69,6 +71,7 @@ pub struct Stack {
     devices: Devices,
     any_may_block: bool,
     dirs: DirCache,
+    pub(super) files: FileCache,
 }
 
 impl Stack {
@@ -107,10 +110,12 @@ impl Stack {
         let root: Arc<[u8]> = Arc::from(&b""[..]);
         let at_root = |l: &StackedLayer| LowerPath { layer: l.id, path: root.clone() };
         let roots = layers[..showing].iter().map(at_root).collect();
-        let dirs = DirCache::new(layers.len());
+        let budget = Budget::of_process(layers.len());
         let any_may_block = layers.iter().any(|l| l.layer.facts().may_block);
+        let dirs = DirCache::new(budget.dirs);
+        let files = FileCache::new(budget.files, any_may_block);
         let devices = Devices::new(layers.iter().rev().map(|l| l.layer.facts().root_dev));
-        Stack { layers, roots, owners: Owners::new(idmap), devices, any_may_block, dirs }
+        Stack { layers, roots, owners: Owners::new(idmap), devices, any_may_block, dirs, files }
     }
 
     /// The merged root, with the topmost root's attributes. As everywhere, nothing shows from below
@@ -120,7 +125,7 @@ impl Stack {
     /// The host's.
     pub fn root(&self) -> Result<LowerNode> {
         let top = &self.layers[0];
-        let found = top.layer.root().stat(None)?;
+        let found = self.with_descriptors(|| top.layer.root().stat(None))?;
         let mut attr = self.attr(&found);
         attr.ino = InodeNo::ROOT;
         if self.roots.len() > 1 {
@@ -137,6 +142,7 @@ impl Stack {
 
     /// Can data of this layer be read by others (FUSE passthrough, `O_NOATIME` or not) with no
     /// access time changing?
+    #[cfg(test)]
     pub fn keeps_atime(&self, layer: LayerId) -> bool {
         self.layer(layer).is_ok_and(|l| l.layer.facts().keeps_atime)
     }
@@ -151,10 +157,10 @@ impl Stack {
         self.any_may_block
     }
 
-    /// Closes the directories that are kept open to look names up in.
-    #[cfg(test)]
+    /// Closes the directories and files that are kept open.
     pub fn shrink(&self) {
         self.dirs.clear();
+        self.files.clear();
     }
 
     /// The layer of this id; `ESTALE` where the stack has none.
@@ -194,17 +200,18 @@ impl Stack {
         if let Some(dir) = self.dirs.get(at) {
             return Ok(dir);
         }
-        let dir = self.with_descriptors(open)?;
+        let dir = open()?;
         self.dirs.insert(at.clone(), dir.clone());
         Ok(dir)
     }
 
-    /// Does `open`; if descriptors have run out, once more after giving up those kept open.
-    pub(super) fn with_descriptors<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
-        match open() {
-            Err(Errno::MFILE) => {
-                self.dirs.clear();
-                open()
+    /// Does `ask`, which changes nothing; if descriptors have run out, once more after giving up those kept open.
+    /// Everything that asks a layer goes through here.
+    pub(super) fn with_descriptors<T>(&self, ask: impl Fn() -> Result<T>) -> Result<T> {
+        match ask() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.shrink();
+                ask()
             }
             other => other,
         }

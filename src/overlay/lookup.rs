@@ -104,7 +104,7 @@ impl Overlay {
         let unlinked = gone.iter().any(has_no_link);
         drop(st);
         for ino in gone {
-            self.lower_files.forget(ino);
+            self.stack.forget_file(ino);
             if unlinked {
                 self.drop_orphan(ino);
             }

@@ -1,18 +1,17 @@
-//! The lower files that data are read from: which one an inode's is, and a bounded number of open descriptors.
+//! The lower files that data are read from: which one an inode's is.
 
 use super::Overlay;
+use super::copy_up::last_name;
 use super::state::State;
 use crate::attr::{Attr, InodeNo, LayerId, LowerPath, Time};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::{InodeImage, OriginImage, Record, Stamp};
-use crate::layer::{LowerFile, LowerNode, NoHostCalls, OpenFile, forbid_host_calls};
+use crate::layer::{LowerFile, LowerNode, OpenFile};
 use crate::upper::{Inode, Origin};
-use parking_lot::{Mutex, MutexGuard};
-use rustc_hash::{FxHashMap, FxHashSet};
-use std::sync::{Arc, mpsc};
-
-const MOST: usize = 512;
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+use std::sync::Arc;
 
 /// Where a file's data are that the upper does not have.
 #[derive(Clone, Debug)]
@@ -23,102 +22,31 @@ pub(super) enum LowerData {
     Origin(Origin),
 }
 
-#[derive(Clone, Debug)]
-struct OpenLower {
-    file: Arc<dyn LowerFile>,
-    layer: LayerId,
-}
+/// Names that another file, or none, is under on the host than the kernel was told: parent and name. Those that the
+/// kernel is to look up anew.
+#[derive(Debug, Default)]
+pub(super) struct ReplacedNames(Mutex<Vec<(InodeNo, Vec<u8>)>>);
 
-pub(super) struct LowerFiles {
-    files: Mutex<Files>,
-    /// Where layers may not answer for long: to the thread that closes, as a close of a FUSE file asks its daemon.
-    closer: Option<mpsc::Sender<Arc<dyn LowerFile>>>,
-}
+impl ReplacedNames {
+    const MOST: usize = 256;
 
-#[derive(Default)]
-struct Files {
-    open: FxHashMap<InodeNo, (OpenLower, u64)>,
-    clock: u64,
-    /// Files whose origin is gone, which was logged.
-    reported: FxHashSet<InodeNo>,
-}
-
-impl LowerFiles {
-    /// `may_block`: files are closed in a thread that nothing waits for.
-    pub fn new(may_block: bool) -> LowerFiles {
-        let closer = may_block.then(|| {
-            let (closer, files) = mpsc::channel::<Arc<dyn LowerFile>>();
-            let thread = std::thread::Builder::new().name("closer".into());
-            if let Err(error) = thread.spawn(move || files.into_iter().for_each(drop)) {
-                tracing::warn!(%error, "no thread that closes files of layers");
-            }
-            closer
-        });
-        LowerFiles { files: Mutex::default(), closer }
-    }
-
-    /// Takes no lock.
-    fn close(&self, file: Arc<dyn LowerFile>) {
-        match &self.closer {
-            Some(closer) => {
-                // Without its thread, what is sent is closed here.
-                if let Err(mpsc::SendError(file)) = closer.send(file) {
-                    drop(file);
-                }
-            }
-            None => drop(file),
+    fn add(&self, parent: InodeNo, name: &[u8]) {
+        let mut names = self.0.lock();
+        let is_known = names.iter().any(|(of, known)| *of == parent && known == name);
+        if !is_known && names.len() < ReplacedNames::MOST {
+            names.push((parent, name.to_vec()));
         }
     }
+}
 
-    /// Nothing is opened or closed under the lock: both may wait for the host.
-    fn lock(&self) -> (MutexGuard<'_, Files>, NoHostCalls) {
-        (self.files.lock(), forbid_host_calls())
-    }
+/// Files whose origin is gone, which was logged.
+#[derive(Debug, Default)]
+pub(super) struct LostOrigins(Mutex<FxHashSet<InodeNo>>);
 
-    fn get(&self, ino: InodeNo) -> Option<OpenLower> {
-        let (mut files, _quiet) = self.lock();
-        files.clock += 1;
-        let clock = files.clock;
-        let (file, used) = files.open.get_mut(&ino)?;
-        *used = clock;
-        Some(file.clone())
-    }
-
-    fn keep(&self, ino: InodeNo, file: OpenLower) {
-        let mut closed: Vec<OpenLower> = Vec::new();
-        let (mut files, quiet) = self.lock();
-        if files.open.len() >= MOST {
-            // The older half goes; those in use stay open until their reader is done.
-            let mut ages: Vec<u64> = files.open.values().map(|(_, used)| *used).collect();
-            let middle = ages.len() / 2;
-            let (_, &mut median, _) = ages.select_nth_unstable(middle);
-            files.open.retain(|_, (file, used)| {
-                let keep = *used > median;
-                if !keep {
-                    closed.push(file.clone());
-                }
-                keep
-            });
-        }
-        let clock = files.clock;
-        closed.extend(files.open.insert(ino, (file, clock)).map(|(file, _)| file));
-        drop((files, quiet));
-        closed.into_iter().for_each(|open| self.close(open.file));
-    }
-
-    pub fn forget(&self, ino: InodeNo) {
-        let (mut files, quiet) = self.lock();
-        let closed = files.open.remove(&ino);
-        drop((files, quiet));
-        if let Some((open, _)) = closed {
-            self.close(open.file);
-        }
-    }
-
+impl LostOrigins {
     /// Logs, once, that data of a file cannot be had any more.
     fn report(&self, ino: InodeNo, origin: &Origin) {
-        let first = self.lock().0.reported.insert(ino);
-        if first {
+        if self.0.lock().insert(ino) {
             tracing::error!(
                 file = %String::from_utf8_lossy(&origin.path),
                 "the layers no longer have the file that this one was copied up from: what was not written is EIO"
@@ -150,6 +78,15 @@ pub(super) fn is_like(attr: &Attr, stamp: Stamp) -> bool {
     likeness(attr.size, attr.mtime, stamp) != Likeness::Other
 }
 
+/// Whether the file that was opened is the one that was found under the same path before. It may have been written
+/// meanwhile, or have got another number (on FUSE).
+fn is_same_file(before: &Attr, now: &OpenFile) -> bool {
+    let stamps = |attr: &Attr| (attr.size, attr.mtime, attr.btime);
+    let keeps_btime = now.key.btime != Time::default();
+    stamps(before) == stamps(&now.attr)
+        || before.ino == now.attr.ino && (before.btime == now.attr.btime || !keeps_btime)
+}
+
 /// Whether nothing usable is at a place, in contrast to a host that fails.
 pub(super) fn is_absence(err: Errno) -> bool {
     matches!(
@@ -164,9 +101,7 @@ impl Overlay {
     /// file has several names, unless nothing ever changes.
     pub fn untouched_file(&self, ino: InodeNo) -> Option<Arc<dyn LowerFile>> {
         let data = self.untouched(ino).ok()??;
-        let OpenLower { file, layer } = self.find_lower_file(ino, &data).ok()?;
-        let is_fit = self.stack.keeps_atime(layer) && file.passthrough_fd().is_some();
-        is_fit.then_some(file)
+        self.lower_file(ino, &data).ok().filter(|file| file.passthrough_fd().is_some())
     }
 
     /// As [`Overlay::untouched_file`], with no question to the host.
@@ -219,34 +154,55 @@ impl Overlay {
     /// The lower file that has the data of an inode, opened read-only.
     ///
     /// # Errors
-    /// `EIO` where the file that was copied up is gone or has other data now; what the host says.
+    /// `EIO` where the file that was copied up is gone or has other data now; `ESTALE` where another file, or none, is
+    /// where a file was found that the upper does not have; what the host says.
     pub(super) fn lower_file(&self, ino: InodeNo, data: &LowerData) -> Result<Arc<dyn LowerFile>> {
-        self.find_lower_file(ino, data).map(|found| found.file)
-    }
-
-    fn find_lower_file(&self, ino: InodeNo, data: &LowerData) -> Result<OpenLower> {
-        if let Some(file) = self.lower_files.get(ino) {
+        if let Some(file) = self.stack.kept_file(ino) {
             return Ok(file);
         }
-        let (opened, layer) = match data {
-            LowerData::Place(at) => (self.stack.open_file(at)?, at.layer),
+        let opened = match data {
+            LowerData::Place(at) => self.open_place(ino, at)?,
             LowerData::Origin(origin) => match self.open_origin(origin)? {
                 Some(opened) => opened,
                 None => {
-                    self.lower_files.report(ino, origin);
+                    self.lost_origins.report(ino, origin);
                     return Err(Errno::IO);
                 }
             },
         };
         self.note_bare(ino, opened.no_xattrs);
-        let file = OpenLower { file: opened.file, layer };
-        self.lower_files.keep(ino, file.clone());
-        Ok(file)
+        self.stack.keep_file(ino, opened.file.clone());
+        Ok(opened.file)
+    }
+
+    /// Opens the file that a node was found at, if it is still the same file.
+    fn open_place(&self, ino: InodeNo, at: &LowerPath) -> Result<OpenFile> {
+        let opened = match self.stack.open_file(at) {
+            Err(err) if is_absence(err) => None,
+            opened => Some(opened?),
+        };
+        let parent = {
+            let st = self.state.read();
+            let Some(node) = st.nodes.get(&ino) else { return opened.ok_or(Errno::STALE) };
+            let lower = node.lower.as_deref();
+            let is_same = |now: &OpenFile| lower.is_none_or(|lower| is_same_file(&lower.attr, now));
+            match opened {
+                Some(opened) if is_same(&opened) => return Ok(opened),
+                _ => node.parent,
+            }
+        };
+        self.replaced_names.add(parent, last_name(&at.path));
+        Err(Errno::STALE)
+    }
+
+    /// Names in the layers that were found to be of other files than the kernel was told, since this was last asked.
+    pub fn take_replaced_names(&self) -> Vec<(InodeNo, Vec<u8>)> {
+        std::mem::take(&mut *self.replaced_names.0.lock())
     }
 
     /// Opens the file that was copied up, wherever it is now; `None` where no layer has it any more. Judged by what
     /// was opened.
-    fn open_origin(&self, origin: &Origin) -> Result<Option<(OpenFile, LayerId)>> {
+    fn open_origin(&self, origin: &Origin) -> Result<Option<OpenFile>> {
         let mut failed = Ok(None);
         let mut second_best = None;
         for layer in self.layers.candidates(origin.image.layer) {
@@ -254,9 +210,9 @@ impl Overlay {
             match self.stack.open_file(&at) {
                 Ok(opened) => {
                     match likeness(opened.attr.size, opened.attr.mtime, origin.image.stamp) {
-                        Likeness::Same => return Ok(Some((opened, layer))),
+                        Likeness::Same => return Ok(Some(opened)),
                         Likeness::SameInSeconds if second_best.is_none() => {
-                            second_best = Some((opened, layer));
+                            second_best = Some(opened);
                         }
                         Likeness::SameInSeconds | Likeness::Other => {}
                     }
@@ -346,5 +302,55 @@ impl State {
     pub(super) fn may_follow_origin(&self, ino: InodeNo) -> bool {
         let borrows = |inode: &Inode| inode.has_only_origin_data() && inode.image().size > 0;
         !self.nodes.contains_key(&ino) && self.tree.get(ino).is_some_and(borrows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Durability, IdMap, Medium};
+    use std::ffi::OsStr;
+
+    #[test]
+    fn a_file_replaced_on_the_host_shows_no_other_s_bytes_until_it_is_looked_up_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("a"), "old and long").unwrap();
+        std::fs::write(at("b"), "new").unwrap();
+        std::fs::write(at("c"), "grows").unwrap();
+        let overlay = Overlay::new(&Config {
+            lowers: vec![dir.path().to_owned()],
+            upper: None,
+            medium: Medium::Memory,
+            size_limit: None,
+            inode_limit: None,
+            durability: Durability::Volatile,
+            idmap: IdMap::default(),
+        })
+        .unwrap();
+        let look_up = |name: &str| {
+            let found = overlay.lookup(InodeNo::ROOT, OsStr::new(name)).unwrap();
+            found.unwrap().attr
+        };
+        let read = |ino| {
+            let mut buf = [0; 100];
+            overlay.read(ino, 0, &mut buf).map(|len| buf[..len].to_vec())
+        };
+        let (old, gone, grown) = (look_up("a").ino, look_up("b").ino, look_up("c").ino);
+        std::fs::rename(at("b"), at("a")).unwrap();
+        assert_eq!(read(old), Err(Errno::STALE));
+        assert_eq!(read(gone), Err(Errno::STALE));
+        assert!(overlay.untouched_file(old).is_none());
+        let replaced = overlay.take_replaced_names();
+        let name = |name: &str| (InodeNo::ROOT, name.as_bytes().to_vec());
+        assert_eq!(replaced, [name("a"), name("b")]);
+        overlay.forget(gone, 1);
+        let new = look_up("a");
+        assert_ne!(new.ino, old);
+        assert_eq!((new.size, read(new.ino)), (3, Ok(b"new".to_vec())));
+        // What is written to on the host stays the file it was.
+        std::fs::write(at("c"), "grown").unwrap();
+        assert_eq!(read(grown), Ok(b"grown".to_vec()));
+        overlay.destroy();
     }
 }

@@ -64,7 +64,7 @@ use crate::layer::Stack;
 use clock::Clock;
 use file_locks::{FileLock, FileLocks};
 use layers::Layers;
-use lower_files::LowerFiles;
+use lower_files::{LostOrigins, ReplacedNames};
 use parking_lot::Mutex;
 use state_lock::StateLock;
 use std::sync::Arc;
@@ -86,8 +86,8 @@ pub struct Overlay {
     clock: Clock,
     /// Serialises what changes the data of one file. Taken before `state`.
     io: FileLocks,
-    /// Open descriptors of lower files. Its lock is taken last.
-    lower_files: LowerFiles,
+    lost_origins: LostOrigins,
+    replaced_names: ReplacedNames,
     /// 0: none. May change while mounted.
     inode_limit: AtomicU64,
     durability: Durability,

@@ -5,7 +5,7 @@ use super::clock::Clock;
 use super::file_locks::FileLocks;
 use super::layers::Layers;
 use super::lower::Found;
-use super::lower_files::LowerFiles;
+use super::lower_files::{LostOrigins, ReplacedNames};
 use super::orphans::find_links;
 use super::recover::{Purpose, Replay, ReplayError, claim_and_open, mark_extents, replay};
 use super::state::State;
@@ -114,7 +114,6 @@ impl Overlay {
         let mut state = State::new(tree, log);
         let unknown = find_links(&mut state, &stack, &layers);
         state.remember(InodeNo::ROOT, InodeNo::ROOT, Some(root.lower));
-        let lower_files = LowerFiles::new(stack.any_may_block());
         let overlay = Arc::new(Overlay {
             stack,
             layers,
@@ -122,7 +121,8 @@ impl Overlay {
             state: StateLock::new(state),
             clock: Clock::new(),
             io: FileLocks::default(),
-            lower_files,
+            lost_origins: LostOrigins::default(),
+            replaced_names: ReplacedNames::default(),
             inode_limit: AtomicU64::new(config.inode_limit.unwrap_or(0)),
             durability: config.durability,
             read_only: config.upper.is_none(),

@@ -4,6 +4,7 @@ use std::ffi::{CString, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -46,6 +47,8 @@ pub struct Spec {
     pub options: Vec<String>,
     /// The daemon's log. Not for overlayfs.
     pub log: Option<PathBuf>,
+    /// How many descriptors the daemon may open, if not as many as the test. Not for overlayfs.
+    pub descriptors: Option<u32>,
 }
 
 impl Spec {
@@ -59,6 +62,7 @@ impl Spec {
             point: scratch.dir("mnt"),
             options: std::env::var("OVERCOAT_TEST_OPTIONS").into_iter().collect(),
             log: None,
+            descriptors: None,
         }
     }
 
@@ -77,6 +81,12 @@ impl Spec {
     /// The same with the daemon's log in this file.
     pub fn log(mut self, log: PathBuf) -> Self {
         self.log = Some(log);
+        self
+    }
+
+    /// The same with a daemon that may open this many descriptors.
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -134,7 +144,15 @@ impl Spec {
     }
 
     fn mount_overcoat(&self) -> Mount {
-        let outcome = tool::overcoat_run(&self.arguments(), LIMIT);
+        let outcome = match self.descriptors {
+            None => tool::overcoat_run(&self.arguments(), LIMIT),
+            Some(limit) => {
+                let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(script).arg(tool::overcoat()).args(self.arguments());
+                tool::run_limited(&mut shell, LIMIT)
+            }
+        };
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
         assert!(outcome.stderr.is_empty(), "a mount that succeeds is silent: {outcome:?}");
         assert!(is_mounted(&self.point), "exit code 0, but nothing is mounted");

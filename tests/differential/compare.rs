@@ -141,6 +141,7 @@ fn run_here(ops: &[Op], writeback: Writeback) -> std::result::Result<(), String>
         point: scratch.dir(&format!("{name}-mnt")),
         options: vec!["noatime".to_owned(), format!("writeback={}", writeback.option())],
         log: None,
+        descriptors: None,
     };
     let mut ours = View::new(spec("ours", Driver::from_env()));
     let mut theirs = View::new(spec("theirs", Driver::Overlayfs));

@@ -448,6 +448,7 @@ fn check_as(user: u32, count: usize, before: Before, writeback: Writeback) {
         point: scratch.dir(&format!("{name}-mnt")),
         options: vec!["noatime".to_owned(), format!("writeback={}", writeback.option())],
         log: None,
+        descriptors: None,
     };
     let mut ours = View::new(spec("ours", Driver::from_env()));
     let mut theirs = View::new(spec("theirs", Driver::Overlayfs));

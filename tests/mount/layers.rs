@@ -1,8 +1,9 @@
 //! Stacks of lowers: who hides whom, in every spelling; and that no layer is ever changed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use overcoat_tests::{Scratch, Spec, fsx, manifest, mount_tests, overcoat_only, store};
+use overcoat_tests::{Scratch, Spec, fsx, manifest, mount_tests, overcoat_only, store, tool};
 use rustix::fs::FileType;
 
 /// Two lowers, topmost first; the bottom one has `file`, `dir/one`, `dir/two` and `dir/sub/deep`.
@@ -74,6 +75,57 @@ mount_tests! {
         mark(layers[0].join("dir/sub"), "user.overlay.whiteout", b"");
         let mount = Spec::of(scratch).lowers(&layers).mount();
         assert_eq!(fsx::names(mount.path("dir")), ["two"]);
+    }
+
+    fn many_layers_with_few_descriptors_list_and_read_everything(scratch) {
+        overcoat_only!();
+        const LAYERS: usize = 500;
+        const FILES: usize = 700;
+        let layers: Vec<PathBuf> =
+            (0..LAYERS).map(|number| scratch.dir(&format!("l{number}"))).collect();
+        for (number, layer) in layers.iter().enumerate() {
+            fsx::mkdir(layer.join("merged"));
+            touch(layer.join(format!("merged/{number}")));
+        }
+        // More open files and directories than a daemon with so many layers could keep.
+        for number in 0..FILES {
+            fsx::mkdir(layers[0].join(format!("d/{number}")));
+            fsx::write(layers[0].join(format!("d/{number}/f")), number.to_string());
+        }
+        let mount = Spec::of(scratch).lowers(&layers).descriptors(1024).mount();
+        let held: Vec<_> = (0..FILES)
+            .map(|number| {
+                let path = mount.path(format!("d/{number}/f"));
+                assert_eq!(fsx::read(&path), number.to_string().as_bytes());
+                std::fs::File::open(path).unwrap()
+            })
+            .collect();
+        assert_eq!(fsx::names(mount.path("merged")).len(), LAYERS);
+        for number in 0..FILES {
+            assert_eq!(fsx::names(mount.path(format!("d/{number}"))), ["f"]);
+        }
+        drop(held);
+    }
+
+    fn a_file_replaced_on_the_host_is_soon_shown_as_it_is(scratch) {
+        overcoat_only!();
+        let lower = scratch.lower();
+        fsx::write(lower.join("a"), "old and long");
+        fsx::write(lower.join("b"), "new");
+        let mount = Spec::of(scratch).mount();
+        let size = |name: &str| std::fs::metadata(mount.path(name)).map(|found| found.len()).ok();
+        assert_eq!((size("a"), size("b")), (Some(12), Some(3)));
+        std::fs::rename(lower.join("b"), lower.join("a")).unwrap();
+        // Neither has been read. What was looked up is never given the bytes of the other.
+        let read = |name: &str| std::fs::read(mount.path(name));
+        let is_stale = |err: std::io::Error| err.raw_os_error() == Some(116);
+        for name in ["a", "b"] {
+            assert!(read(name).is_err_and(is_stale), "{name}");
+        }
+        let limit = Duration::from_secs(20);
+        tool::eventually("the new file", limit, || read("a").is_ok_and(|data| data == b"new"));
+        assert_eq!(size("a"), Some(3));
+        tool::eventually("no file", limit, || !fsx::exists(mount.path("b")));
     }
 
     fn opaque_in_three_spellings(scratch) {

@@ -256,7 +256,6 @@ impl Directory for Dir {
     }
 
     fn look_up(&self, name: &[u8]) -> Result<Option<Seen>> {
-        check_name(name)?;
         if self.is_hidden(name) {
             return Ok(None);
         }
@@ -326,7 +325,9 @@ impl Directory for Dir {
         let names = xattr::list(fd.as_fd())?;
         let lacks_data = marks_among(fd.as_fd(), &names)?.metacopy;
         let no_xattrs = self.site.kind.lists_all_xattrs && names.is_empty();
-        let file = Arc::new(HostFile(fd));
+        let Site { tree, kind, .. } = &*self.site;
+        let (may_block, keeps_atime) = (!kind.is_local, tree.keeps_atime);
+        let file = Arc::new(HostFile { fd, may_block, keeps_atime });
         Ok(Opened { file, attr: layer_attr(&st), no_xattrs, lacks_data })
     }
 

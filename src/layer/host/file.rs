@@ -8,7 +8,12 @@ use rustix::fs::{SeekFrom, seek};
 
 /// Open for reading; reading it changes no access time where the layer says so.
 #[derive(Debug)]
-pub(super) struct HostFile(pub OwnedFd);
+pub(super) struct HostFile {
+    pub fd: OwnedFd,
+    pub may_block: bool,
+    /// Whoever reads through the descriptor, no access time changes.
+    pub keeps_atime: bool,
+}
 
 impl Drop for HostFile {
     fn drop(&mut self) {
@@ -22,7 +27,7 @@ impl LowerFile for HostFile {
         host_calls::check();
         let mut done = 0;
         while done < buf.len() {
-            match rustix::io::pread(&self.0, &mut buf[done..], offset + done as u64) {
+            match rustix::io::pread(&self.fd, &mut buf[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -38,7 +43,7 @@ impl LowerFile for HostFile {
             Want::Data => SeekFrom::Data(offset),
             Want::Hole => SeekFrom::Hole(offset),
         };
-        match (seek(&self.0, from), want) {
+        match (seek(&self.fd, from), want) {
             (Ok(found), _) => Ok(Some(found)),
             (Err(Errno::NXIO), _) | (Err(Errno::INVAL), Want::Hole) => Ok(None),
             // The file system does not tell.
@@ -48,6 +53,10 @@ impl LowerFile for HostFile {
     }
 
     fn passthrough_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        self.keeps_atime.then(|| self.fd.as_fd())
+    }
+
+    fn may_block(&self) -> bool {
+        self.may_block
     }
 }

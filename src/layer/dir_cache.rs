@@ -1,16 +1,12 @@
 //! Open directories of layers, so that a name is looked up in its directory rather than along the
 //! whole path.
 
+use super::host_calls::forbid;
 use super::source::Directory;
 use crate::attr::LowerPath;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
-use rustix::process::{Resource, getrlimit};
 use std::sync::Arc;
-
-/// Bounds of the number of directories kept open.
-const LEAST: usize = 16;
-const MOST: usize = 1024;
 
 type Map = FxHashMap<LowerPath, Arc<dyn Directory>>;
 
@@ -43,29 +39,28 @@ pub(super) struct DirCache {
 }
 
 impl DirCache {
-    /// A quarter of the descriptors that `layers` layers leave is enough.
-    pub fn new(layers: usize) -> DirCache {
-        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let all = (descriptors.saturating_sub(layers) / 4).clamp(LEAST, MOST);
-        DirCache { generations: RwLock::default(), limit: all / 2 }
+    /// Keeps up to `most` directories open, those excepted that somebody is looking into.
+    pub fn new(most: usize) -> DirCache {
+        DirCache { generations: RwLock::default(), limit: most / 2 }
     }
 
     pub fn get(&self, at: &LowerPath) -> Option<Arc<dyn Directory>> {
         if let Some(dir) = self.generations.read().recent.get(at) {
             return Some(dir.clone());
         }
-        let mut generations = self.generations.write();
+        let (mut generations, no_host_calls) = (self.generations.write(), forbid());
         let (at, dir) = generations.old.remove_entry(at)?;
         let left = generations.put(self.limit, at, dir.clone());
-        drop(generations);
+        drop((generations, no_host_calls));
         drop(left);
         Some(dir)
     }
 
     pub fn insert(&self, at: LowerPath, dir: Arc<dyn Directory>) {
         // What is left over is closed after the lock was given back.
-        let left = self.generations.write().put(self.limit, at, dir);
+        let (mut generations, no_host_calls) = (self.generations.write(), forbid());
+        let left = generations.put(self.limit, at, dir);
+        drop((generations, no_host_calls));
         drop(left);
     }
 
