@@ -52,7 +52,7 @@ fn add_places(st: &State, mut ino: InodeNo, places: &mut Places) -> Result<()> {
     while !st.tree.contains(ino) {
         let node = st.node(ino)?;
         let lower = node.lower.as_deref().ok_or(Errno::STALE)?;
-        let no_xattrs = node.bare.get() == Some(true);
+        let no_xattrs = node.no_xattrs.get() == Some(true);
         let (attr, at, parent) = (lower.attr, lower.at.clone(), node.parent);
         places.push(Place { ino, parent, attr, at, no_xattrs });
         // What was unlinked has no entry.

@@ -3,7 +3,7 @@
 use super::Overlay;
 use super::copy_up::last_name;
 use super::state::State;
-use crate::attr::{Attr, InodeNo, LayerId, LowerPath, Time};
+use crate::attr::{Attr, InodeNo, LowerPath, Time};
 use crate::errno::{Errno, Result};
 use crate::journal::Urgency;
 use crate::journal::record::{InodeImage, OriginImage, Record, Stamp};
@@ -126,26 +126,6 @@ impl Overlay {
         Ok(found.filter(|_| self.read_only || nlink <= 1))
     }
 
-    /// Whether an operation on `ino`, or on a name in it, may wait for something other than a local disk, for any time:
-    /// a layer beneath lies on FUSE, on a network, or on what is not known. Such an operation must not run where others
-    /// wait for their turn behind it.
-    #[expect(dead_code, reason = "the transports do not ask yet")]
-    pub fn may_block(&self, ino: InodeNo) -> bool {
-        if !self.stack.any_may_block() {
-            return false;
-        }
-        let st = self.state.read();
-        let blocks = |place: LayerId| self.stack.may_block(place);
-        let lower = st.nodes.get(&ino).and_then(|node| node.lower.as_deref());
-        let node_blocks = lower.is_some_and(|lower| {
-            let mut dirs = lower.dir.iter().flat_map(|dir| dir.dirs.iter());
-            blocks(lower.at.layer) || dirs.any(|dir| blocks(dir.layer))
-        });
-        // Where an origin is found is not known before it is looked for.
-        let has_origin = |inode: &Inode| inode.origin().is_some_and(|origin| origin.image.len > 0);
-        node_blocks || st.tree.get(ino).is_some_and(has_origin)
-    }
-
     /// Whether the kernel still holds `ino`.
     pub fn knows(&self, ino: InodeNo) -> bool {
         self.state.read().nodes.contains_key(&ino)
@@ -170,7 +150,7 @@ impl Overlay {
                 }
             },
         };
-        self.note_bare(ino, opened.no_xattrs);
+        self.note_no_xattrs(ino, opened.no_xattrs);
         self.stack.keep_file(ino, opened.file.clone());
         Ok(opened.file)
     }

@@ -49,7 +49,7 @@ pub(super) struct Node {
     /// Names asked for in vain; many of them make it worth reading the whole listing.
     pub misses: AtomicU16,
     /// Whether the lower has no extended attribute.
-    pub bare: Known,
+    pub no_xattrs: Known,
     /// Open descriptors of a file that may write.
     pub writers: AtomicU32,
 }
@@ -131,7 +131,7 @@ impl State {
                 parent,
                 children: 0,
                 misses: AtomicU16::new(0),
-                bare: Known::default(),
+                no_xattrs: Known::default(),
                 writers: AtomicU32::new(0),
             },
         );

@@ -18,35 +18,35 @@ impl Overlay {
     /// ENODATA where there is none.
     pub fn getxattr(&self, ino: InodeNo, name: &OsStr) -> Result<Vec<u8>> {
         let name = name.as_bytes();
-        let (at, bare) = {
+        let (at, no_xattrs) = {
             let st = self.state.read();
             if let Some(inode) = st.tree.get(ino) {
                 return inode.xattr(name).map(Vec::from).ok_or(Errno::NODATA);
             }
             let node = st.node(ino)?;
             let at = node.lower.as_ref().ok_or(Errno::STALE)?.at.clone();
-            (at, node.bare.get())
+            (at, node.no_xattrs.get())
         };
         // Most files have none, and are asked for several: whether they have any is asked first.
-        let bare = match bare {
+        let no_xattrs = match no_xattrs {
             _ if !is_listed(name) || !self.stack.lists_all_xattrs(at.layer) => false,
             None => self.lower_xattr_names(ino, &at).is_ok_and(|names| names.is_none()),
-            Some(bare) => bare,
+            Some(no_xattrs) => no_xattrs,
         };
-        if bare { Err(Errno::NODATA) } else { self.stack.getxattr(&at, name) }
+        if no_xattrs { Err(Errno::NODATA) } else { self.stack.getxattr(&at, name) }
     }
 
     /// The names that a lower shows; `None` where the host lists none at all.
     fn lower_xattr_names(&self, ino: InodeNo, at: &LowerPath) -> Result<Option<Vec<u8>>> {
         let names = self.stack.listxattr(at)?;
-        self.note_bare(ino, names.is_none() && self.stack.lists_all_xattrs(at.layer));
+        self.note_no_xattrs(ino, names.is_none() && self.stack.lists_all_xattrs(at.layer));
         Ok(names)
     }
 
     /// Notes whether the lower of `ino` has no extended attribute.
-    pub(super) fn note_bare(&self, ino: InodeNo, bare: bool) {
+    pub(super) fn note_no_xattrs(&self, ino: InodeNo, no_xattrs: bool) {
         if let Some(node) = self.state.read().nodes.get(&ino) {
-            node.bare.set(bare);
+            node.no_xattrs.set(no_xattrs);
         }
     }
 
@@ -69,7 +69,7 @@ impl Overlay {
                 return Ok(inode.xattrs().flat_map(|(name, _)| [name, &[0]].concat()).collect());
             }
             let node = st.node(ino)?;
-            if node.bare.get() == Some(true) {
+            if node.no_xattrs.get() == Some(true) {
                 return Ok(Vec::new());
             }
             node.lower.as_ref().ok_or(Errno::STALE)?.at.clone()
