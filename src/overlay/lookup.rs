@@ -128,7 +128,7 @@ impl Overlay {
     /// the kernel has said so or not. Journalled like any other change, so that their blocks are
     /// given back, and not before nothing durable refers to them.
     pub(super) fn end_orphans(&self) {
-        if self.state.read().tree.orphans().is_empty() {
+        if self.state.read().tree.unlinked() == 0 {
             return;
         }
         let Ok(mut tx) = self.begin() else { return };

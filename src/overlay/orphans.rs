@@ -19,6 +19,9 @@ use std::os::unix::ffi::OsStrExt;
 /// Returns the inodes of which a layer did not say whether it has them.
 pub(super) fn find_links(st: &mut State, stack: &Stack, layers: &Layers) -> FxHashSet<InodeNo> {
     let mut unknown = FxHashSet::default();
+    if !st.tree.has_several_names() {
+        return unknown;
+    }
     for (ino, inode) in st.tree.inodes() {
         let origin = inode.origin().filter(|origin| origin.image.several_names);
         let Some(origin) = origin.filter(|_| inode.image().nlink > 0) else { continue };

@@ -46,6 +46,8 @@ pub struct Tree {
     data_blocks: u64,
     /// Inodes without a link.
     unlinked: usize,
+    /// Inodes whose origin had several names.
+    several_names: usize,
     /// About how many bytes a checkpoint of this tree takes.
     live_bytes: u64,
 }
@@ -58,6 +60,7 @@ impl Default for Tree {
             next: InodeNo::MADE_HERE.start,
             data_blocks: 0,
             unlinked: 0,
+            several_names: 0,
             live_bytes: 0,
         }
     }
@@ -238,6 +241,7 @@ impl Tree {
         let mut bytes = INODE_BYTES;
         bytes += inode.xattrs().map(|(n, v)| (16 + n.len() + v.len()) as u64).sum::<u64>();
         bytes += inode.origin().map_or(0, |o| origin_bytes(&o.path));
+        self.several_names -= usize::from(inode.origin().is_some_and(|o| o.image.several_names));
         match &mut inode.kind {
             Kind::File(map) => {
                 bytes += map.runs() as u64 * RUN_BYTES;
@@ -267,7 +271,9 @@ impl Tree {
         }
         let old = inode.origin.replace(Box::new(Origin { path: path.into(), image }));
         self.live_bytes += origin_bytes(path);
-        self.live_bytes -= old.map_or(0, |old| origin_bytes(&old.path));
+        self.live_bytes -= old.as_ref().map_or(0, |old| origin_bytes(&old.path));
+        self.several_names += usize::from(image.several_names);
+        self.several_names -= usize::from(old.is_some_and(|old| old.image.several_names));
         Ok(())
     }
 
@@ -305,18 +311,13 @@ impl Tree {
         if check_name(name).is_err() {
             return Err(Broken("an impossible name", parent));
         }
-        let is_dir = |tree: &Tree, d: Option<Dentry>| match d {
-            Some(Dentry::Inode { ino, .. }) => tree.get(ino).is_some_and(Inode::is_dir),
+        let gains = match dentry {
+            Some(Dentry::Inode { ino, .. }) => {
+                let inode = self.get(ino).ok_or(Broken("an entry for an unknown inode", ino))?;
+                inode.is_dir()
+            }
             _ => false,
         };
-        match dentry {
-            Some(Dentry::Inode { ino, .. }) if !self.contains(ino) => {
-                return Err(Broken("an entry for an unknown inode", ino));
-            }
-            _ => {}
-        }
-        let gains = is_dir(self, dentry);
-        let loses = is_dir(self, self.dentry(parent, name));
         let Kind::Dir(dir) = &mut self.inode(parent)?.kind else {
             return Err(Broken("an entry in what is no directory", parent));
         };
@@ -324,8 +325,17 @@ impl Tree {
             Some(dentry) => dir.set(name, dentry),
             None => dir.remove(name),
         };
-        // A journal may be hostile: it can take away what it never gave.
-        dir.subdirs = (dir.subdirs + u32::from(gains)).saturating_sub(u32::from(loses));
+        dir.subdirs += u32::from(gains);
+        let loses = match old {
+            Some(Dentry::Inode { ino, .. }) => self.get(ino).is_some_and(Inode::is_dir),
+            _ => false,
+        };
+        if loses {
+            if let Kind::Dir(dir) = &mut self.inode(parent)?.kind {
+                // A journal may be hostile: it can take away what it never gave.
+                dir.subdirs = dir.subdirs.saturating_sub(1);
+            }
+        }
         match (old.is_some(), dentry.is_some()) {
             (false, true) => self.live_bytes += entry_bytes(name),
             (true, false) => self.live_bytes = self.live_bytes.saturating_sub(entry_bytes(name)),
@@ -419,6 +429,11 @@ impl Tree {
             self.edit_map(ino, freed, |map, freed| map.remove_from(end, freed))?;
         }
         Ok(())
+    }
+
+    /// Whether there are inodes of lower files with several names.
+    pub fn has_several_names(&self) -> bool {
+        self.several_names > 0
     }
 
     /// How many inodes have no link: they are open, or the kernel is about to forget them.

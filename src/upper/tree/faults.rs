@@ -13,6 +13,9 @@ impl Tree {
     /// Inodes with links left, none of which is an entry of the upper: lower files with several names, one of which
     /// was removed. Another may show in the layers.
     pub fn nameless(&self) -> Vec<InodeNo> {
+        if !self.has_several_names() {
+            return Vec::new();
+        }
         let may_be = |inode: &Inode| {
             inode.image.nlink > 0 && inode.origin().is_some_and(|o| o.image.several_names)
         };
