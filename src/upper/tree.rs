@@ -265,6 +265,7 @@ impl Tree {
         path: &[u8],
     ) -> std::result::Result<(), Broken> {
         check_path(ino, path)?;
+        check_size(ino, image.len)?;
         let inode = self.inode(ino)?;
         if inode.is_dir() {
             return Err(Broken("an origin of a directory", ino));

@@ -183,6 +183,8 @@ fn hostile_records_are_refused() {
         Record::Below { ino: root, below: BelowImage::Path(b"a//b"), untouched: false },
         Record::Below { ino: InodeNo(3), below: BelowImage::SameName, untouched: false },
         Record::Times { ino: InodeNo(99), mtime: Time::default(), ctime: Time::default() },
+        // A seek adds to it.
+        Record::Origin { ino: InodeNo(3), origin: origin(u64::MAX), path: b"usr/f" },
     ];
     for r in &bad {
         assert!(tree.apply(r, &mut Vec::new()).is_err(), "{r:?}");
