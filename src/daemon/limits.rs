@@ -154,6 +154,7 @@ const LIMITS: &[Limit] = &[
 /// * `SIGXFSZ`, `SIGXCPU` and `SIGPIPE` are ignored: what they tell of is also an error of a system call. `SIGCHLD` has its default
 ///   effect, as mount helpers are waited for.
 /// * What is created is for its owner alone (umask(2)), unless said otherwise.
+/// * Memory is allocated from one arena a CPU: glibc's eight would each keep what threads that have ended gave back.
 /// * A score that makes the process a preferred victim of the out-of-memory killer is reset, where that is allowed.
 ///
 /// # Errors
@@ -168,7 +169,14 @@ pub fn shed_inherited_limits() -> Result<(), LimitError> {
     dispose(libc::SIGCHLD, Disposition::Default);
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     reset_oom_score();
+    limit_malloc_arenas();
     Ok(())
+}
+
+/// One arena for each CPU.
+fn limit_malloc_arenas() {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    crate::sys::process::limit_malloc_arenas(cpus);
 }
 
 fn dispose(signal: i32, disposition: Disposition) {

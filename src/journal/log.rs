@@ -152,6 +152,12 @@ impl Log {
         self.journal.is_some()
     }
 
+    /// Whether the next sync point needs no new segment. A new segment may be the spare, which is kept for removals.
+    pub fn fits_sync_point(&self) -> bool {
+        let chain = self.journal.as_ref().map(|journal| &journal.chain);
+        chain.is_none_or(|chain| chain.at_sync_point || chain.open.fits_sync_point())
+    }
+
     /// Starts a checkpoint. The tree must not change, and nothing be appended, until
     /// [`Log::switch`].
     ///

@@ -123,7 +123,7 @@ impl Overlay {
     }
 
     fn make(&self, parent: InodeNo, name: Option<&OsStr>, new: NewInode<'_>) -> Result<Entry> {
-        self.with_room(|| self.make_child(parent, name, &new))
+        self.make_child(parent, name, &new)
     }
 
     fn make_child(

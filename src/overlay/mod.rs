@@ -60,6 +60,7 @@ use crate::attr::InodeNo;
 use crate::config::Durability;
 use crate::errno::{Errno, Result};
 use crate::filestore::{Claim, Filestore};
+use crate::journal::Log;
 use crate::layer::Stack;
 use clock::Clock;
 use file_locks::{FileLock, FileLocks};
@@ -127,7 +128,8 @@ impl Overlay {
     }
 
     /// Does `op`, which changes nothing when it fails; once more where there was no room and freed blocks could be given
-    /// back to the host.
+    /// back to the host. For data only: names that were made with the last room could not be removed again, as a removal
+    /// is journalled too.
     fn with_room<T>(&self, op: impl Fn() -> Result<T>) -> Result<T> {
         match op() {
             Err(Errno::NOSPC) if self.gives_back_to_host() => op(),
@@ -135,14 +137,18 @@ impl Overlay {
         }
     }
 
-    /// Gives freed blocks back to the host now, where there are some. False where there are none, or the limit is what leaves no
-    /// room: freed blocks do not count there. The caller holds no lock.
+    /// Gives freed blocks back to the host now, where there are some. False where there are none, where the limit is what
+    /// leaves no room (freed blocks do not count there), or where a sync would take the journal's spare segment. The
+    /// caller holds no lock.
     fn gives_back_to_host(&self) -> bool {
         if self.store.pending_blocks() == 0 || self.store.is_at_limit() {
             return false;
         }
-        if self.store.pending_old_blocks() > 0 && self.sync().is_err() {
-            return false;
+        if self.store.pending_old_blocks() > 0 {
+            let fits = self.state.read().log.as_ref().is_some_and(Log::fits_sync_point);
+            if !fits || self.sync().is_err() {
+                return false;
+            }
         }
         self.store.reclaim_now();
         true

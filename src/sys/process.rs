@@ -50,6 +50,18 @@ pub fn unshare(flags: UnshareFlags) -> Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
 
+/// Sets how many arenas malloc may have (mallopt(3), M_ARENA_MAX). Does nothing where the C library is not glibc.
+pub fn limit_malloc_arenas(arenas: usize) {
+    #[cfg(target_env = "gnu")]
+    {
+        let arenas = libc::c_int::try_from(arenas).unwrap_or(libc::c_int::MAX);
+        // SAFETY: mallopt has no preconditions; it takes the allocator's own lock.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = arenas;
+}
+
 /// How the scheduler treats a thread (sched(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
