@@ -160,7 +160,7 @@ fn passthrough(scratch: &Scratch) -> bool {
         }
     };
     assert!(fsx::read(mount.path("file")) == data);
-    assert_eq!(served(&mount.end(), "Read"), 0, "it was promised");
+    assert_eq!(served(&mount.end(), "read"), 0, "it was promised");
     true
 }
 
@@ -218,7 +218,7 @@ fn kill_priv(scratch: &Scratch) -> bool {
         plain.write_all(b"x").unwrap();
     }
     drop(plain);
-    match served(&mount.end(), "Getxattr") {
+    match served(&mount.end(), "getxattr") {
         0..8 => true,
         WRITES.. => false,
         asked => panic!("asked {asked} times for {WRITES} writes"),
