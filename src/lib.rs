@@ -41,11 +41,6 @@ mod errno;
 mod filestore;
 mod fuse;
 mod journal;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "identities, keys and path resolution are for an upper decided by names"
-)]
 mod layer;
 pub mod metrics;
 mod mount;

@@ -184,8 +184,11 @@ impl Filestore {
         self.shared.space.lock().alloc(blocks, hint, Budget::Used)
     }
 
-    /// Takes `blocks` blocks in one piece, for metadata; beyond the limit where nothing could be
-    /// freed without (`boundless`).
+    /// Takes `blocks` blocks in one piece, for metadata. `boundless`: ignores the limit, because the blocks are needed to
+    /// record a removal.
+    ///
+    /// # Errors
+    /// `ENOSPC` at the limit.
     pub(crate) fn alloc_run(&self, blocks: u64, boundless: bool) -> Result<Extent> {
         let budget = if boundless { Budget::Boundless } else { Budget::Used };
         self.shared.space.lock().alloc_run(blocks, budget)

@@ -51,11 +51,11 @@ pub(super) struct Space {
 /// How the room for an allocation is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Budget {
-    /// Used and freed blocks stay within the limit.
+    /// Used blocks and freed ones that are not yet punched stay within the limit. The first try.
     Strict,
-    /// Used blocks stay within the limit.
+    /// Used blocks stay within the limit. The second try, after a reclaim.
     Used,
-    /// No limit.
+    /// No limit. For metadata that record a removal.
     Boundless,
 }
 

@@ -384,8 +384,8 @@ pub mod init {
 /// The numbers of ioctl(2), with the direction and the length of their argument, of
 /// `include/uapi/linux/fs.h`.
 pub mod ioctl {
-    /// `FS_IOC_SHUTDOWN`, as XFS has it. Its flags do not arrive: the number says, wrongly, that the
-    /// argument is only written.
+    /// `FS_IOC_SHUTDOWN`, as XFS has it. Its number declares the argument as output only (`_IOR`), so FUSE does not send
+    /// the flags.
     pub const SHUTDOWN: u32 = 0x8004_587d;
     /// `FITRIM` of a [`super::TrimRange`].
     pub const TRIM: u32 = 0xc018_5879;

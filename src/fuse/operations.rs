@@ -1,7 +1,8 @@
 //! The table of operations: how each is decoded and carried out, what it may wait for on the host, and
 //! whether it is served once the file system was shut down.
 //!
-//! A further operation takes an opcode in `abi.rs`, a row here, and a handler in [`ops`].
+//! A further operation takes an opcode in `abi.rs`, a row here, and a handler in [`ops`]. An ioctl is no operation of its
+//! own: its number goes into `abi.rs`, its arm into `ops::control::ioctl`.
 
 use crate::errno::Result;
 use crate::fuse::abi::Opcode;

@@ -29,5 +29,5 @@ pub use error::{LayerError, check_overlap};
 pub use host_calls::{NoHostCalls, forbid as forbid_host_calls};
 pub use listing::{Entry, Listing};
 pub use object::OpenFile;
-pub use source::{FileKey, LayerIdentity, LowerFile, Want};
+pub use source::{FileKey, LowerFile, Want};
 pub use stack::{LowerNode, Stack};

@@ -35,7 +35,8 @@ pub(super) struct Facts {
     /// The device of the root, as in [`FileKey::dev`].
     pub root_dev: u64,
     pub identity: LayerIdentity,
-    /// No access through the layer's files changes an access time, whoever reads through them.
+    /// No access through the layer's files changes an access time. Files know for themselves; tests ask here.
+    #[cfg(test)]
     pub keeps_atime: bool,
     /// An extended attribute of the user namespace, an ACL or a file capability that a file has is listed.
     pub lists_all_xattrs: bool,

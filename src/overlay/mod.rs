@@ -127,9 +127,9 @@ impl Overlay {
         }
     }
 
-    /// Does `op`, which changes nothing when it fails; once more where there was no room and freed blocks could be given
-    /// back to the host. For data only: names that were made with the last room could not be removed again, as a removal
-    /// is journalled too.
+    /// Calls `op`; once more if it failed with `ENOSPC` and freed blocks could be given back to the host. `op` must be safe to
+    /// repeat: when it fails it has changed nothing but bytes that it would write again. For data only: names made with
+    /// the host's last space could not be removed again, because a removal is journalled too.
     fn with_room<T>(&self, op: impl Fn() -> Result<T>) -> Result<T> {
         match op() {
             Err(Errno::NOSPC) if self.gives_back_to_host() => op(),
@@ -137,8 +137,8 @@ impl Overlay {
         }
     }
 
-    /// Gives freed blocks back to the host now, where there are some. False where there are none, where the limit is what
-    /// leaves no room (freed blocks do not count there), or where a sync would take the journal's spare segment. The
+    /// Gives freed blocks back to the host now. False, and nothing is done, if there are none, if `size=` is what leaves no room
+    /// (the allocator has counted freed blocks as free by then), or if a sync would take the journal's spare segment. The
     /// caller holds no lock.
     fn gives_back_to_host(&self) -> bool {
         if self.store.pending_blocks() == 0 || self.store.is_at_limit() {

@@ -97,10 +97,15 @@ impl State {
 
     /// The attributes of an inode of the merged view.
     pub fn attr(&self, ino: InodeNo) -> Result<Attr> {
-        match self.tree.get(ino) {
-            Some(inode) => Ok(inode.attr(ino)),
-            None => Ok(self.lower(ino).ok_or(Errno::STALE)?.attr),
+        let Some(inode) = self.tree.get(ino) else {
+            return Ok(self.lower(ino).ok_or(Errno::STALE)?.attr);
+        };
+        let mut attr = inode.attr(ino);
+        if inode.is_dir() {
+            // As before its copy-up: the upper's part of a directory takes no block.
+            attr.blocks = self.lower(ino).map_or(0, |lower| lower.attr.blocks);
         }
+        Ok(attr)
     }
 
     /// What the layers have of a directory that the kernel knows; `None` where nothing lies below.

@@ -1,5 +1,5 @@
-//! What an operation may wait for: a layer that does not answer, and room that is about to come. Whoever serves
-//! requests asks here first, and lets such an operation wait in a thread that nothing else needs.
+//! What an operation may wait for: a layer that does not answer, and space that is freed when the kernel forgets an
+//! unlinked inode. The threads that serve requests ask here first, and hand such an operation over to a spare thread.
 
 use super::Overlay;
 use super::state::State;

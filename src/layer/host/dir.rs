@@ -12,7 +12,6 @@ use super::xattr;
 use crate::attr::{Attr, FileType, InodeNo, Time};
 use crate::config::FILESTORE_NAME;
 use crate::errno::{Errno, Result};
-use crate::name::check_name;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, RawDir, Statx, StatxFlags, StatxTimestamp, readlinkat};
 use std::mem::MaybeUninit;

@@ -56,6 +56,7 @@ impl HostLayer {
         let facts = Facts {
             root_dev: tree.dev,
             identity: identity::identity(readable.as_fd(), &tree::stat_fd(tree.root())?),
+            #[cfg(test)]
             keeps_atime: tree.keeps_atime,
             lists_all_xattrs: kind.lists_all_xattrs,
             may_block: !kind.is_local,
