@@ -1,7 +1,8 @@
 //! Overcoat: read-only layers below, an in-memory upper above, one sparse file for the data.
 //!
-//! A program mounts with [`Mount::builder`], asks of what is not mounted with [`Upper::open`], and finds in [`daemon`]
-//! what a process does around its mounts. The rest is private. Imports point down only (`tests/layering.rs` checks it):
+//! A program mounts with [`Mount::builder`] and inspects an upper that is not mounted with [`Upper::open`]. [`daemon`]
+//! has what a process does around its mounts. All other modules are private, but for [`metrics`]. Imports point down only
+//! (`tests/layering.rs` checks it):
 //!
 //! ```text
 //! daemon → mount → fuse, control → overlay → upper, layer → filestore / journal → sys
@@ -24,13 +25,13 @@
 //! | [`daemon`] | into the background, readiness, signals |
 //!
 //! Lock order (outer first): overlay per-file I/O lock → overlay state → filestore allocator.
-//! The filestore's bytes are read and written through its I/O gate alone ([`filestore::Io`]). A block number comes from
-//! the upper, so the gate is entered while the state lock is held; for blocks that no map names yet, without. The
-//! gate is taken last, and left before any lock is acquired.
+//! The filestore's bytes are read and written only through the filestore's I/O gate ([`filestore::Io`]). Block numbers come
+//! from the upper, so a thread enters the gate while it holds the state lock. For blocks that no map names yet the thread
+//! needs no lock. The gate is taken last, and left before any lock is acquired.
 //!
 //! No host call on a layer is made under the overlay state lock, nor under the lock of a cache of directories or files of
-//! layers. Builds with debug assertions check it ([`layer::forbid_host_calls`]). The per-file I/O lock may be held: who
-//! waits for it needs the same file.
+//! layers. Builds with debug assertions check this ([`layer::forbid_host_calls`]). The per-file I/O lock may be held: only
+//! operations on the same file wait for that lock.
 
 mod attr;
 mod block;
