@@ -101,9 +101,13 @@ impl State {
             return Ok(self.lower(ino).ok_or(Errno::STALE)?.attr);
         };
         let mut attr = inode.attr(ino);
-        if inode.is_dir() {
-            // As before its copy-up: the upper's part of a directory takes no block.
-            attr.blocks = self.lower(ino).map_or(0, |lower| lower.attr.blocks);
+        if let (Some(dir), Some(lower)) = (inode.dir(), self.lower(ino)) {
+            // As before its copy-up: the upper's part of a directory takes no block, and the kernel has cached what a
+            // directory showed that was copied up only because of a file in it.
+            attr.blocks = lower.attr.blocks;
+            if dir.is_untouched() {
+                (attr.nlink, attr.size) = (lower.attr.nlink, lower.attr.size);
+            }
         }
         Ok(attr)
     }

@@ -114,4 +114,26 @@ mount_tests! {
         std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
         Manifest::of(mount.root()).assert_same(&first, "the same tree looked at twice");
     }
+
+    fn what_holds_a_changed_file_looks_as_before(scratch) {
+        overcoat_only!();
+        let lower = scratch.lower();
+        for directory in ["d/e/1", "d/e/2", "d/f"] {
+            fsx::mkdir(lower.join(directory));
+        }
+        fsx::write(lower.join("d/e/file"), "x");
+        let spec = Spec::of(scratch);
+        let mount = spec.mount();
+        let look = |root: &std::path::Path| ["d", "d/e"].map(|path| {
+            let stat = rustix::fs::stat(root.join(path)).unwrap();
+            (stat.st_nlink, stat.st_blocks, stat.st_size)
+        });
+        let before = look(mount.root());
+        fsx::chmod(mount.path("d/e/file"), 0o600);
+        std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        assert_eq!(look(mount.root()), before, "after the copy-up");
+        mount.unmount();
+        let mount = spec.mount();
+        assert_eq!(look(mount.root()), before, "at the next mount");
+    }
 }
