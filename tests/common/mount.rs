@@ -49,7 +49,12 @@ pub struct Spec {
     pub log: Option<PathBuf>,
     /// How many descriptors the daemon may open, if not as many as the test. Not for overlayfs.
     pub descriptors: Option<u32>,
+    /// The features of overlayfs that are on, where that is the driver.
+    pub overlayfs: &'static str,
 }
+
+/// What overlayfs is compared with as a rule: hard links of a lower stay one file, directories can be renamed.
+pub const OVERLAYFS: &str = "index=on,redirect_dir=on";
 
 impl Spec {
     /// `lower` and `upper` of the scratch directory at its `mnt`, with the options that
@@ -63,6 +68,7 @@ impl Spec {
             options: std::env::var("OVERCOAT_TEST_OPTIONS").into_iter().collect(),
             log: None,
             descriptors: None,
+            overlayfs: OVERLAYFS,
         }
     }
 
@@ -170,7 +176,8 @@ impl Spec {
             std::fs::create_dir_all(&work).unwrap();
             options.push(",workdir=");
             options.push(&work);
-            options.push(",index=on,redirect_dir=on");
+            options.push(",");
+            options.push(self.overlayfs);
         }
         let options = CString::new(options.into_encoded_bytes()).unwrap();
         // Somebody's new mount namespace may hold a copy of the last mount for a moment: EBUSY.

@@ -1,5 +1,6 @@
 //! Runs one list of operations on both views and finds the first difference.
 
+use overcoat_tests::mount::OVERLAYFS;
 use overcoat_tests::{Disk, Driver, Scratch, Spec, manifest, store};
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::io::{Errno, Result};
@@ -52,7 +53,7 @@ pub fn verdict(op: &Op, ours: &Result<Value>, theirs: &Result<Value>) -> Verdict
 }
 
 /// Operations whose difference is wanted and would stay in the trees.
-fn is_left_out(op: &Op, ours: &View, user: u32) -> bool {
+pub fn is_left_out(op: &Op, ours: &View, user: u32) -> bool {
     match *op {
         // A FIFO or a device of a layer that has lost its name gets one again on overlayfs.
         Op::LinkTmpfile(slot, _) => ours.is_unlinked_node(slot),
@@ -142,6 +143,7 @@ fn run_here(ops: &[Op], writeback: Writeback) -> std::result::Result<(), String>
         options: vec!["noatime".to_owned(), format!("writeback={}", writeback.option())],
         log: None,
         descriptors: None,
+        overlayfs: OVERLAYFS,
     };
     let mut ours = View::new(spec("ours", Driver::from_env()));
     let mut theirs = View::new(spec("theirs", Driver::Overlayfs));

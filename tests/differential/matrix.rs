@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use overcoat_tests::fsx::{self, acl, acl_tag};
+use overcoat_tests::mount::OVERLAYFS;
 use overcoat_tests::rng::bytes;
 use overcoat_tests::{Disk, Driver, Scratch, Spec, manifest, store};
 use rustix::fs::FileType;
@@ -449,6 +450,7 @@ fn check_as(user: u32, count: usize, before: Before, writeback: Writeback) {
         options: vec!["noatime".to_owned(), format!("writeback={}", writeback.option())],
         log: None,
         descriptors: None,
+        overlayfs: OVERLAYFS,
     };
     let mut ours = View::new(spec("ours", Driver::from_env()));
     let mut theirs = View::new(spec("theirs", Driver::Overlayfs));

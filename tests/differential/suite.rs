@@ -9,6 +9,7 @@
 mod compare;
 mod lowers;
 mod matrix;
+mod offline;
 mod op;
 mod regressions;
 mod view;

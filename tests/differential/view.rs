@@ -80,8 +80,13 @@ impl View {
         self.slots = Default::default();
     }
 
-    /// Unmounts, or kills the daemon when there is one, and mounts again.
-    pub fn remount(&mut self, kill: bool) {
+    /// Its root.
+    pub fn root(&self) -> &Path {
+        self.mount.as_ref().unwrap().root()
+    }
+
+    /// Unmounts, to be mounted again by [`View::mount_over`].
+    pub fn unmount(&mut self, kill: bool) {
         self.close_all();
         let mount = self.mount.take().unwrap();
         if kill && self.spec.driver == Driver::Overcoat {
@@ -89,6 +94,17 @@ impl View {
         } else {
             mount.unmount();
         }
+    }
+
+    /// Mounts it over these layers.
+    pub fn mount_over(&mut self, lowers: &[PathBuf]) {
+        self.spec.lowers = lowers.to_vec();
+        self.mount = Some(self.spec.mount());
+    }
+
+    /// Unmounts, or kills the daemon when there is one, and mounts again.
+    pub fn remount(&mut self, kill: bool) {
+        self.unmount(kill);
         self.mount = Some(self.spec.mount());
     }
 

@@ -33,6 +33,13 @@ const OVERLAYFS: &str = "index=off,redirect_dir=on,metacopy=off,xino=off";
 
 type Outcome<T = ()> = Result<T, String>;
 
+/// What is wrong begins so where overlayfs itself fails: it may answer `ESTALE`, or not find what lies in its upper
+/// directory, when a new directory of a layer has got the number of one that has gone. Such a list is left out.
+const ORACLE: &str = "overlayfs fails";
+
+/// How many lists were left out so.
+static LEFT_OUT: AtomicU32 = AtomicU32::new(0);
+
 /// How many files were seen whose origin had gone or was replaced.
 static LOST: AtomicU32 = AtomicU32::new(0);
 
@@ -65,6 +72,8 @@ impl Bench {
             upper: Some(disk.dir(&format!("{name}-upper"))),
             point: scratch.dir(&format!("{name}-mnt")),
             options: vec!["noatime".to_owned(), format!("writeback={}", writeback.option())],
+            log: None,
+            descriptors: None,
             overlayfs: OVERLAYFS,
         };
         let ours = View::new(spec("ours", Driver::from_env(), &host));
@@ -179,6 +188,8 @@ impl Bench {
             upper: None,
             point: self.scratch.dir("layers-mnt"),
             options: Vec::new(),
+            log: None,
+            descriptors: None,
             overlayfs: OVERLAYFS,
         };
         spec.mount()
@@ -189,7 +200,7 @@ impl Bench {
         let ghosts = Driver::from_env() == Driver::Overlayfs;
         let ours = look(self.ours.root(), ghosts).map_err(|fault| format!("ours: {fault}"))?;
         let theirs =
-            look(self.theirs.root(), true).map_err(|fault| format!("overlayfs: {fault}"))?;
+            look(self.theirs.root(), true).map_err(|fault| format!("{ORACLE}: {fault}"))?;
         let merged = self.merged_layers();
         let mut faults = Vec::new();
         let mut lost = Vec::new();
@@ -207,6 +218,9 @@ impl Bench {
                     if !matches!(shown, Shown::Same) {
                         lost.push(path.clone());
                     }
+                }
+                (Some(_), None) if self.model.upper_id(path).is_some() => {
+                    return Err(format!("{ORACLE}: {} is in its upper directory", path.display()));
                 }
                 (ours, _) => {
                     let who = if ours.is_some() { "ours" } else { "overlayfs" };
@@ -366,10 +380,18 @@ fn run(steps: &[Step], writeback: Writeback) -> Outcome {
     let outcome = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let mut bench = Bench::new(writeback);
-            for (number, step) in steps.iter().enumerate() {
-                bench.run_step(step).map_err(|fault| format!("step {number} {step:?}: {fault}"))?;
+            let run = |(number, step): (usize, &Step)| {
+                bench.run_step(step).map_err(|fault| (format!("step {number} {step:?}"), fault))
+            };
+            let ran = steps.iter().enumerate().try_for_each(run);
+            let ran = ran.and_then(|()| bench.end().map_err(|fault| ("at the end".into(), fault)));
+            match ran {
+                Err((_, fault)) if fault.starts_with(ORACLE) => {
+                    LEFT_OUT.fetch_add(1, Relaxed);
+                    Ok(())
+                }
+                ran => ran.map_err(|(place, fault)| format!("{place}: {fault}")),
             }
-            bench.end().map_err(|fault| format!("at the end: {fault}"))
         });
         thread.join()
     });
@@ -439,6 +461,10 @@ fn random_changes_of_layers_agree_with_overlayfs() {
         runs += 1;
     }
     let lost = LOST.load(Relaxed);
-    eprintln!("{runs} lists agree; {lost} files had lost the layers' file that they were");
+    let left_out = LEFT_OUT.load(Relaxed);
+    eprintln!(
+        "{runs} lists agree; {lost} files had lost what they were; {left_out} lists left out"
+    );
+    assert!(u64::from(left_out) * 5 <= runs, "overlayfs fails too often");
     assert!(lost > 0 || Driver::from_env() == Driver::Overlayfs, "no list tries that");
 }
