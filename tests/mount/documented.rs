@@ -1,7 +1,7 @@
 //! What `doc/SEMANTICS.md` says and no other family tests.
 
 use memmap2::MmapOptions;
-use overcoat_tests::{Spec, fsx, mount_tests, overcoat_only, tool};
+use overcoat_tests::{Driver, Spec, fsx, mount_tests, overcoat_only, tool};
 use rustix::io::Errno;
 
 mount_tests! {
@@ -43,6 +43,43 @@ mount_tests! {
         assert_eq!(&map[..], b"old");
         fsx::write_at(&fsx::open_rw(mount.path("f")), 0, b"new");
         assert_eq!(&map[..], b"new");
+    }
+
+    fn what_overlayfs_shows_to_who_opened_before_a_change(scratch) {
+        fsx::write(scratch.lower().join("f"), "old");
+        let upper = scratch.dir("overlayfs-upper");
+        let spec = Spec { driver: Driver::Overlayfs, upper: Some(upper), ..Spec::of(scratch) };
+        let mount = spec.mount();
+        let reader = fsx::open_ro(mount.path("f"));
+        fsx::write_at(&fsx::open_rw(mount.path("f")), 0, b"new");
+        assert_eq!(fsx::read_at(&reader, 0, 3), b"new");
+        // SAFETY: the file keeps its length while it is mapped.
+        let map = unsafe { MmapOptions::new().map(&reader) }.unwrap();
+        assert_eq!(&map[..], b"old");
+    }
+
+    fn no_fiemap(scratch) {
+        overcoat_only!();
+        let mount = Spec::of(scratch).mount();
+        fsx::write(mount.path("f"), "x");
+        let mut xfs_io = std::process::Command::new("xfs_io");
+        let said = xfs_io.args(["-r", "-c", "fiemap"]).arg(mount.path("f")).output().unwrap();
+        let text = String::from_utf8_lossy(&said.stderr);
+        assert!(text.contains("Operation not supported"), "{said:?}");
+    }
+
+    fn replacing_one_of_several_names_leaves_the_others(scratch) {
+        let lower = scratch.lower();
+        fsx::write(lower.join("a"), "shared");
+        std::fs::hard_link(lower.join("a"), lower.join("b")).unwrap();
+        let mount = Spec::of(scratch).mount();
+        fsx::write(mount.path("new"), "own");
+        std::fs::rename(mount.path("new"), mount.path("a")).unwrap();
+        assert_eq!(fsx::read(mount.path("a")), b"own");
+        assert_eq!(fsx::read(mount.path("b")), b"shared");
+        mount.unmount();
+        let mount = Spec::of(scratch).mount();
+        assert_eq!(fsx::read(mount.path("b")), b"shared");
     }
 
     fn no_reflinks(scratch) {
